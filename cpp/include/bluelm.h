@@ -1,0 +1,228 @@
+// libbluelm: pictures for llama.cpp, after BlueLM-V-3B (arXiv 2411.10640).
+//
+// What it holds: the relaxed-aspect-ratio tiler, a batched SigLIP encoder with downsampler and projector,
+// and chunked prefill into a llama_context that the caller owns.
+//
+// Manners
+//   - Every call returns a bluelm_status (BLUELM_OK is 0) and leaves results in its trailing `out` arguments.
+//   - After a status other than BLUELM_OK, bluelm_last_error() holds one line that says what is wrong, with
+//     which file, and what to do. It is thread-local and valid until the next call on the same thread.
+//   - Parameter structs start with struct_size (set by *_default); NULL stands for the defaults.
+//   - Inputs are borrowed for the call. What *_init returns is freed with *_free; *_free(NULL) is legal.
+//   - Nothing here aborts the process on bad input: files and arguments are checked before they are used.
+//   - A bluelm_vision must not be used by two threads at the same time; distinct handles may.
+#ifndef BLUELM_H
+#define BLUELM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define BLUELM_API __declspec(dllexport)
+#else
+#define BLUELM_API __attribute__((visibility("default")))
+#endif
+
+// Raised whenever a signature or a struct below changes; compared when the library is loaded.
+#define BLUELM_ABI_VERSION 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct llama_context;  // llama.h
+
+typedef int32_t bluelm_status;
+enum {
+    BLUELM_OK = 0,
+    BLUELM_ERR_INVALID_ARGUMENT = 1,  // an argument is out of range; nothing was done
+    BLUELM_ERR_IO = 2,                // a file is missing or cannot be read
+    BLUELM_ERR_FORMAT = 3,            // a file is not GGUF, is truncated, or lacks keys or tensors
+    BLUELM_ERR_UNSUPPORTED = 4,       // a sound file of a kind that this build does not run
+    BLUELM_ERR_MISMATCH = 5,          // two files, or a file and a context, do not belong together
+    BLUELM_ERR_OUT_OF_MEMORY = 6,
+    BLUELM_ERR_CANCELLED = 7,     // the progress callback returned false
+    BLUELM_ERR_CONTEXT_FULL = 8,  // the tokens do not fit into the llama_context
+    BLUELM_ERR_DECODE = 9,        // llama_decode failed
+    BLUELM_ERR_INTERNAL = 10,
+};
+
+enum { BLUELM_STAGE_ENCODE = 0, BLUELM_STAGE_PREFILL = 1 };
+
+// Called between units of work (encode: tiles, prefill: tokens). Returning false cancels.
+typedef bool (*bluelm_progress)(int32_t stage, int64_t done, int64_t total, void* user_data);
+
+BLUELM_API int32_t bluelm_abi_version(void);
+// "0.1.0 (llama.cpp <commit or package version>; <CPU features>)"; static.
+BLUELM_API const char* bluelm_build_info(void);
+BLUELM_API const char* bluelm_last_error(void);
+BLUELM_API const char* bluelm_status_name(bluelm_status status);
+
+// ---------------------------------------------------------------------------------------------- tiler: plan
+
+enum {
+    BLUELM_TILER_RELAXED = 0,     // paper, Algorithm 1
+    BLUELM_TILER_LLAVA_NEXT = 1,  // larger effective resolution wins, ties by less waste
+    BLUELM_TILER_INTERNVL = 2,    // closest aspect ratio, then stretched without padding
+    BLUELM_TILER_SINGLE = 3,      // always one view
+};
+enum { BLUELM_THUMBNAIL_NONE = 0, BLUELM_THUMBNAIL_FIRST = 1, BLUELM_THUMBNAIL_LAST = 2 };
+enum { BLUELM_FIT_PAD_CENTER = 0, BLUELM_FIT_PAD_TOP_LEFT = 1, BLUELM_FIT_STRETCH = 2 };
+enum { BLUELM_FILTER_BICUBIC = 0, BLUELM_FILTER_BILINEAR = 1 };
+
+#define BLUELM_MAX_GRIDS 256
+
+typedef struct bluelm_tiler_params {
+    size_t struct_size;
+    int32_t method;                // BLUELM_TILER_*
+    int32_t tile;                  // edge of a tile in pixels (384)
+    float alpha;                   // relaxed only (0.1)
+    int32_t thumbnail;             // BLUELM_THUMBNAIL_*
+    int32_t thumbnail_for_single;  // 0: a 1:1 grid is one view only
+    int32_t fit;                   // BLUELM_FIT_*
+    int32_t filter;                // BLUELM_FILTER_*
+    uint8_t pad_rgb[3];
+    uint8_t reserved;
+    int32_t n_grids;                        // candidates, in any order: the search sorts them itself
+    int32_t grids[BLUELM_MAX_GRIDS][2];     // {columns, rows}
+} bluelm_tiler_params;
+
+// Relaxed up to 4:4, tile 384, thumbnail first.
+BLUELM_API bluelm_status bluelm_tiler_params_default(bluelm_tiler_params* out);
+// Replaces the candidates by 1..max_cols x 1..max_rows; max_tiles > 0 keeps those with cols*rows <= max_tiles.
+BLUELM_API bluelm_status bluelm_tiler_params_set_grids(bluelm_tiler_params* params, int32_t max_cols,
+                                                       int32_t max_rows, int32_t max_tiles);
+
+// Pure geometry: what will be cut from a picture of width x height.
+typedef struct bluelm_tile_plan {
+    size_t struct_size;
+    int32_t width, height;       // the picture
+    int32_t cols, rows;          // the grid
+    int32_t tile;                // pixels
+    int32_t fit_width, fit_height;  // the picture resized into the grid
+    int32_t pad_left, pad_top;      // where it lies on the canvas of cols*tile x rows*tile
+    int32_t thumbnail_index;     // index of the thumbnail among the views, or -1
+    int32_t n_tiles;             // views in all: cols*rows, and the thumbnail if there is one
+    int64_t effective, wasted;   // Re and Rw of Algorithm 1, in pixels
+} bluelm_tile_plan;
+
+// Errors: INVALID_ARGUMENT for sizes outside 1..20000 or params out of range.
+BLUELM_API bluelm_status bluelm_tiler_plan(const bluelm_tiler_params* params, int32_t width, int32_t height,
+                                           bluelm_tile_plan* out);
+
+// -------------------------------------------------------------------------------------------- tiler: pixels
+
+// Antialiased resize of 8-bit RGB, rows packed (stride = 3*width). Bit-exact with Pillow's
+// Image.resize(BICUBIC / BILINEAR). `dst` holds dst_height*dst_width*3 bytes.
+BLUELM_API bluelm_status bluelm_resize_rgb8(const uint8_t* src, int32_t src_width, int32_t src_height,
+                                            uint8_t* dst, int32_t dst_width, int32_t dst_height,
+                                            int32_t filter);
+
+// Cuts views first..first+count-1 of the plan: out is [count, tile, tile, 3] uint8. The picture is
+// plan->height x plan->width x 3, packed.
+BLUELM_API bluelm_status bluelm_tiler_cut(const bluelm_tiler_params* params, const bluelm_tile_plan* plan,
+                                          const uint8_t* rgb, int32_t first, int32_t count, uint8_t* out,
+                                          size_t out_bytes);
+
+// ---------------------------------------------------------------------------------------------------- vision
+
+typedef struct bluelm_vision bluelm_vision;
+
+typedef struct bluelm_vision_params {
+    size_t struct_size;
+    int32_t n_threads;   // <= 0: the number of physical cores
+    int32_t batch;       // tiles per ViT run, 1..17 (paper section 3.3: 4)
+    int32_t pipeline;    // 1: patch embedding of the next batch overlaps the ViT of this one
+    int32_t use_repack;  // 1: weights in ggml's repacked buffers where the CPU has kernels for them
+} bluelm_vision_params;
+
+typedef struct bluelm_vision_info {
+    size_t struct_size;
+    int32_t image_size, patch_size;
+    int32_t n_embd, n_layer, n_head, n_ff;  // n_ff as stored (padded)
+    int32_t n_ff_unpadded;
+    int32_t downsample;       // 1 or 2
+    int32_t tokens_per_tile;  // 196 or 729
+    int32_t n_embd_out;       // the LLM's n_embd
+    int32_t has_post_ln, has_input_norm, column_major;
+    int64_t n_params;
+    int64_t weight_bytes;      // as stored in the file
+    int64_t repacked_tensors;  // tensors that lie in a repacked buffer
+    char name[128];
+    char ftype[16];
+} bluelm_vision_info;
+
+typedef struct bluelm_vision_timings {
+    size_t struct_size;
+    double resize_ms;       // resize, pad, cut
+    double patch_embd_ms;   // normalise + patch embedding
+    double vit_ms;          // transformer blocks + downsampler + projector
+    double total_ms;        // wall time of the call; below the sum of parts where the pipeline overlaps
+    int32_t n_tiles, n_batches;
+} bluelm_vision_timings;
+
+BLUELM_API bluelm_status bluelm_vision_params_default(bluelm_vision_params* out);
+// Reads an mmproj GGUF (docs/mmproj.md). Every missing or misshapen tensor is listed in one message.
+// Errors: IO, FORMAT, UNSUPPORTED (an LLM given as mmproj, another projector), OUT_OF_MEMORY.
+BLUELM_API bluelm_status bluelm_vision_init(const char* path, const bluelm_vision_params* params,
+                                            bluelm_vision** out);
+BLUELM_API void bluelm_vision_free(bluelm_vision* vision);
+BLUELM_API bluelm_status bluelm_vision_get_info(const bluelm_vision* vision, bluelm_vision_info* out);
+// The tiler that the file asks for.
+BLUELM_API bluelm_status bluelm_vision_get_tiler(const bluelm_vision* vision, bluelm_tiler_params* out);
+// Text around an image's tokens ("" and "\n" for LLaVA's kind). Static for the life of the handle.
+BLUELM_API bluelm_status bluelm_vision_get_prompt(const bluelm_vision* vision, const char** prefix_out,
+                                                  const char** suffix_out);
+
+// Plans, cuts and encodes a picture [height, width, 3] uint8.
+// out: [plan.n_tiles * tokens_per_tile, n_embd_out] float32, views in plan order. out == NULL only sets
+// *n_tokens_out. tiler NULL: the file's own. timings may be NULL.
+BLUELM_API bluelm_status bluelm_vision_encode(bluelm_vision* vision, const bluelm_tiler_params* tiler,
+                                              const uint8_t* rgb, int32_t width, int32_t height,
+                                              bluelm_progress progress, void* user_data, float* out,
+                                              size_t out_floats, int64_t* n_tokens_out,
+                                              bluelm_vision_timings* timings);
+
+// The same for views already cut: tiles [n_tiles, image_size, image_size, 3] uint8.
+BLUELM_API bluelm_status bluelm_vision_encode_tiles(bluelm_vision* vision, const uint8_t* tiles,
+                                                    int32_t n_tiles, bluelm_progress progress,
+                                                    void* user_data, float* out, size_t out_floats,
+                                                    bluelm_vision_timings* timings);
+
+// One stage's activations for parity tests and debugging. stage: "pixels" [n, 3, S, S] (normalised),
+// "patch_embd" [n, 729, D] (with positions), "layer.K" [n, 729, D] (output of block K), "post_ln",
+// "merged" [n, T, s*s*D], "projector" [n, T, n_embd_out]. out NULL: only *n_floats_out is set.
+BLUELM_API bluelm_status bluelm_vision_dump_stage(bluelm_vision* vision, const uint8_t* tiles, int32_t n_tiles,
+                                                  const char* stage, float* out, size_t out_floats,
+                                                  size_t* n_floats_out);
+
+// --------------------------------------------------------------------------------------------------- prefill
+
+typedef struct bluelm_prefill_params {
+    size_t struct_size;
+    int32_t chunk;   // tokens per llama_decode, 1..n_batch of the context (paper section 3.4: 128)
+    int32_t seq_id;  // 0
+} bluelm_prefill_params;
+
+BLUELM_API bluelm_status bluelm_prefill_params_default(bluelm_prefill_params* out);
+
+// Decodes tokens (or embeddings [n, n_embd]) at positions pos0.. in chunks; logits are kept for the last one
+// only, and only where want_logits. *n_done_out (may be NULL) counts what is in the KV cache, also after
+// CANCELLED or an error: whole chunks.
+// Errors: INVALID_ARGUMENT (chunk, token ids), CONTEXT_FULL (names both numbers; nothing decoded),
+// MISMATCH (n_embd), CANCELLED, DECODE.
+BLUELM_API bluelm_status bluelm_prefill_tokens(struct llama_context* ctx, const bluelm_prefill_params* params,
+                                               const int32_t* tokens, int64_t n, int32_t pos0,
+                                               bool want_logits, bluelm_progress progress, void* user_data,
+                                               int64_t* n_done_out);
+BLUELM_API bluelm_status bluelm_prefill_embd(struct llama_context* ctx, const bluelm_prefill_params* params,
+                                             const float* embd, int64_t n, int32_t n_embd, int32_t pos0,
+                                             bool want_logits, bluelm_progress progress, void* user_data,
+                                             int64_t* n_done_out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // BLUELM_H
