@@ -1,0 +1,67 @@
+# make demo    installs into .venv and answers questions about the pictures in examples/images
+# make test    installs what the tests need, then runs them all
+# make lint    ruff, mypy, clang-format
+# make format  what ruff and clang-format can put right by themselves
+PYTHON ?= python3
+VENV ?= .venv
+# The pin keeps CI on one PyTorch. On Linux PyPI's build brings CUDA along; PyTorch's own CPU index is smaller:
+#   make test TORCH="torch==2.13.0 --index-url <PyTorch's CPU index>"
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LLAMA := llama-cpp-python==0.3.36
+BUILD_SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp convert -name '*.cpp' -o -name '*.h' -o -name '*.py')
+CPP_SOURCES := $(shell find cpp -name '*.cpp' -o -name '*.h')
+
+.PHONY: demo test test-fast lint format install clean
+
+demo: install
+	@$(BIN)/python examples/demo.py
+
+install: $(VENV)/.installed
+
+$(VENV)/.venv:
+	@$(PYTHON) scripts/toolchain.py
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Compiles llama.cpp: minutes, once.
+$(VENV)/.llama: $(VENV)/.venv
+	@echo "Compiling $(LLAMA): this takes a few minutes, once."
+	$(PIP) install -q "scikit-build-core>=0.10" "cmake>=3.21" ninja $(LLAMA)
+	@touch $@
+
+# Without build isolation libbluelm is built against the very llama-cpp-python that it will run with.
+$(VENV)/.installed: $(VENV)/.llama $(BUILD_SOURCES)
+	$(PIP) install -q --no-build-isolation -e ".[convert]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(PIP) install -q $(TORCH)
+	$(PIP) install -q --no-build-isolation -e ".[convert,test]"
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(PIP) install -q --no-build-isolation -e ".[lint]"
+	@touch $@
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy bluelm_gguf convert
+	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_SOURCES)
+
+clean:
+	rm -rf $(VENV) build
