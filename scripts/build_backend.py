@@ -16,6 +16,8 @@ from scikit_build_core.build import (  # noqa: F401  (the hooks that stay as the
     build_sdist,
     build_wheel,
     get_requires_for_build_sdist,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
 )
 
 LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
