@@ -441,14 +441,20 @@ void check_table(MmprojFile& file, std::vector<TensorInfo>& table) {
 
 // -------------------------------------------------------------------------------------------- loading
 
-// The CPU backend's buffer types that hold weights in another order for faster kernels (repacked, AMX,
-// KleidiAI), in ggml's own order of preference.
+// The CPU backend's buffer types that hold weights in another order for faster kernels (repacked, KleidiAI),
+// in ggml's own order of preference.
 std::vector<ggml_backend_buffer_type_t> repack_buffer_types(ggml_backend_dev_t cpu) {
     std::vector<ggml_backend_buffer_type_t> types;
     const auto get = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(
         ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts"));
     if (!get) return types;
-    for (ggml_backend_buffer_type_t* type = get(cpu); type && *type; ++type) types.push_back(*type);
+    for (ggml_backend_buffer_type_t* type = get(cpu); type && *type; ++type) {
+        // ggml's AMX kernels kill the process when they were compiled by a GCC before 12.4 (GCC bug 114098:
+        // the stores that fill the operand of _tile_loadconfig are dropped), and nothing tells which compiler
+        // it was.
+        if (std::strcmp(ggml_backend_buft_name(*type), "AMX") == 0) continue;
+        types.push_back(*type);
+    }
     return types;
 }
 
