@@ -176,7 +176,9 @@ class ReferenceBlueLMV(nn.Module):
     def logits(self, pieces: list[Any]) -> torch.Tensor:
         """Logits [n_tokens, n_vocab] for a sequence of pieces: lists of token ids, or embeddings [n, n_embd]."""
         embed = self.language_model.get_input_embeddings()
-        parts = [p if torch.is_tensor(p) and p.is_floating_point() else embed(torch.as_tensor(p)) for p in pieces]
+        parts = [
+            p if torch.is_tensor(p) and p.is_floating_point() else embed(torch.as_tensor(p)) for p in pieces
+        ]
         sequence = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
         return self.language_model(inputs_embeds=sequence[None]).logits[0]
 

@@ -1,0 +1,213 @@
+"""Writes GGUF files so that a name only ever stands for a complete file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+
+from .checkpoint import Checkpoint
+from .errors import OutputError
+from .quantize import encode, n_bytes
+from .tensors import TensorSpec
+
+Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
+
+
+class Staging:
+    """Files under temporary names, renamed together when all are complete, removed on any failure.
+
+    A temporary name is `.NAME.<pid>.part`, in the same directory, so that renaming is atomic. Use as a context:
+
+        with Staging(out_dir) as staging:
+            write(staging.path("a.gguf"))
+            staging.commit()
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Creates the directory if need be.
+
+        Raises:
+            OutputError: it cannot be created.
+        """
+        self.directory = directory
+        self._parts: dict[str, Path] = {}
+        self._scratch: list[Path] = []
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{directory} cannot be created: {error.strerror}; choose another directory"
+            ) from None
+
+    def path(self, name: str, *, scratch: bool = False) -> Path:
+        """The temporary path of a file; scratch files are removed at the end in any case."""
+        for stale in self.directory.glob(f".{glob_escape(name)}.*.part"):
+            if not _is_running(stale.name.rsplit(".", 2)[-2]):
+                stale.unlink(missing_ok=True)
+        part = self.directory / f".{name}.{os.getpid()}.part"
+        if scratch:
+            self._scratch.append(part)
+        else:
+            self._parts[name] = part
+        return part
+
+    def need(self, n_bytes: int) -> None:
+        """Checks that the disk has room.
+
+        Raises:
+            OutputError: it has not.
+        """
+        free = shutil.disk_usage(self.directory).free
+        if n_bytes > free:
+            raise OutputError(
+                f"{self.directory} has {free / 1e6:.0f} MB free and {n_bytes / 1e6:.0f} MB are needed; make room there"
+            )
+
+    def commit(self) -> None:
+        """Flushes all files to disk and gives them their names."""
+        try:
+            for part in self._parts.values():
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+            for name, part in self._parts.items():
+                os.replace(part, self.directory / name)
+        except OSError as error:
+            raise OutputError(f"{self.directory} cannot be written: {error.strerror}") from None
+        self._parts.clear()
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for part in [*self._parts.values(), *self._scratch]:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def glob_escape(name: str) -> str:
+    """A file name as a glob pattern that matches only itself."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _is_running(pid: str) -> bool:
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path.parent} cannot be written: {error.strerror or error}; make room or choose another"
+        ) from None
+
+
+def write(
+    path: Path,
+    writer: gguf.GGUFWriter,
+    tensors: Sequence[tuple[TensorSpec, Type]],
+    checkpoint: Checkpoint,
+    on_progress: Progress,
+) -> None:
+    """Streams tensors into a GGUF file; only one is in memory at a time.
+
+    Args:
+        path: written as it is; see Staging.
+        writer: with the metadata.
+        tensors: with the type of each.
+        checkpoint: where they are read.
+        on_progress: called after every tensor.
+
+    Raises:
+        OutputError: the disk is full or the like.
+        TensorError: NaN, infinite, or beyond F16.
+    """
+    for spec, kind in tensors:
+        shape = spec.stored_shape
+        size = n_bytes(shape, kind)
+        if kind in (Type.F32, Type.F16):
+            writer.add_tensor_info(spec.name, shape, encode_dtype(kind), size)
+        else:
+            byte_shape = gguf.quant_shape_to_byte_shape(shape, kind)
+            writer.add_tensor_info(spec.name, byte_shape, encode_dtype(kind), size, raw_dtype=kind)
+    try:
+        with _output_errors(path):
+            writer.write_header_to_file(path)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+        for done, (spec, kind) in enumerate(tensors, 1):
+            data = encode(spec.load(checkpoint), kind, spec.source or spec.name)
+            with _output_errors(path):
+                writer.write_tensor_data(data)
+            on_progress(done, len(tensors))
+    finally:
+        with _output_errors(path):
+            writer.close()
+
+
+def encode_dtype(kind: Type) -> np.dtype[Any]:
+    """numpy's dtype of `encode`'s result."""
+    return np.dtype({Type.F32: np.float32, Type.F16: np.float16}.get(kind, np.uint8))
+
+
+def quantize_by_llama_cpp(source: Path, target: Path, ftype: int, on_progress: Progress) -> None:
+    """Runs llama.cpp's quantiser on an LLM file, in a process of its own.
+
+    Args:
+        source: f32, f16 or bf16.
+        target: written.
+        ftype: llama_ftype.
+        on_progress: called after every tensor.
+
+    Raises:
+        OutputError: it failed; the message has its last words.
+    """
+    script = Path(__file__).with_name("llama_quantize.py")
+    command = [sys.executable, str(script), str(source), str(target), str(ftype)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            last = ""
+            for line in process.stdout:
+                words = line.split()
+                if len(words) == 2 and all(word.isdigit() for word in words):
+                    on_progress(int(words[0]), int(words[1]))
+                elif line.strip():
+                    last = line.strip()
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+    if status != 0:
+        raise OutputError(f"llama.cpp could not quantise the LLM (status {status}): {last or 'no message'}")
+
+
+def tensor_table(path: Path) -> list[tuple[str, int, int]]:
+    """(type, tensors, bytes) of a finished file, largest first."""
+    counts: dict[str, tuple[int, int]] = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        count, size = counts.get(tensor.tensor_type.name, (0, 0))
+        counts[tensor.tensor_type.name] = (count + 1, size + int(tensor.n_bytes))
+    return sorted(((k, c, s) for k, (c, s) in counts.items()), key=lambda row: -row[2])
