@@ -1,0 +1,85 @@
+"""Chat with pictures on your own machine: BlueLM-V-3B's runtime on llama.cpp and GGUF.
+
+    from bluelm_gguf import Model
+
+    with Model("llm-q4_0.gguf", mmproj="mmproj-q8_0.gguf") as model:
+        print(model.generate("What is this?", images=["cat.jpg"]).text)
+
+Names are loaded when they are first used: `import bluelm_gguf` itself is a matter of milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    BluelmError,
+    Cancelled,
+    ContextFullError,
+    DecodeError,
+    ImageError,
+    InvalidArgumentError,
+    MismatchError,
+    ModelFileError,
+    ModelFormatError,
+    NativeError,
+    OutOfMemoryError,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from .answer import ReplyStream
+    from .chat import Chat
+    from .model import Model
+    from .results import Reply, Timings
+    from .vision import EncodedImage, VisionEncoder
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Chat": "chat",
+    "EncodedImage": "vision",
+    "Model": "model",
+    "Reply": "results",
+    "ReplyStream": "answer",
+    "Timings": "results",
+    "VisionEncoder": "vision",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+__all__ = [
+    "BluelmError",
+    "Cancelled",
+    "Chat",
+    "ContextFullError",
+    "DecodeError",
+    "EncodedImage",
+    "ImageError",
+    "InvalidArgumentError",
+    "MismatchError",
+    "Model",
+    "ModelFileError",
+    "ModelFormatError",
+    "NativeError",
+    "OutOfMemoryError",
+    "Reply",
+    "ReplyStream",
+    "Timings",
+    "UnsupportedModelError",
+    "VisionEncoder",
+    "__version__",
+]
