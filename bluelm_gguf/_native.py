@@ -292,9 +292,14 @@ def pointer(array: Any, ctype: Any) -> Any:
     return array.ctypes.data_as(POINTER(ctype))
 
 
+def char_buffer(n: int) -> Any:
+    """n bytes that native code may write; `buffer[:k]` reads them."""
+    return ctypes.create_string_buffer(n)
+
+
 __all__ = [
     "ABI_VERSION", "FILTERS", "FITS", "MAX_GRIDS", "PROGRESS", "THUMBNAILS", "TILER_METHODS", "PrefillParams",
     "ProgressBridge", "TilePlan", "TilerParams", "VisionInfo", "VisionParams", "VisionTimings", "build_info", "byref",
-    "c_char_p", "c_float", "c_int32", "c_int64", "c_size_t", "c_uint8", "c_void_p", "check", "library_path", "load",
-    "pointer",
+    "c_char_p", "c_float", "c_int32", "c_int64", "c_size_t", "c_uint8", "c_void_p", "char_buffer", "check",
+    "library_path", "load", "pointer",
 ]  # fmt: skip

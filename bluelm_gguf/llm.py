@@ -1,0 +1,436 @@
+"""The language model: a thin layer over llama.cpp's C API as llama_cpp exposes it.
+
+llama.cpp loads, tokenises and samples; prompts go through libbluelm's chunked prefill. llama_cpp's own
+`Llama` class is not used: it redirects the process's stdout and stderr while loading, swallows the reason
+when a file cannot be loaded, and keeps a row of logits per batch position.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import _native
+from .errors import (
+    BluelmError,
+    DecodeError,
+    InvalidArgumentError,
+    ModelFormatError,
+    OutOfMemoryError,
+    UnsupportedModelError,
+)
+from .gguf_file import GgufHead, read_head
+from .interrupt import DeferredInterrupt
+
+ProgressFn = Callable[[str, int, int], "bool | None"]
+
+_state: dict[str, Any] = {"callback": None, "verbose": False}
+_log: deque[str] = deque(maxlen=32)
+
+
+def check_llm_file(path: str | Path) -> GgufHead:
+    """Reads a file's head and makes sure that it is a complete language model.
+
+    Raises:
+        ModelFileError: missing or unreadable.
+        ModelFormatError: not GGUF, damaged or truncated.
+        UnsupportedModelError: a vision file (mmproj), or no model at all.
+    """
+    head = read_head(path)
+    if head.is_mmproj:
+        raise UnsupportedModelError(
+            f"{head.path}: this is a vision file (mmproj), not a language model: give it as the mmproj, and "
+            "the language model as the model"
+        )
+    kind = head.metadata.get("general.type", "model")
+    if kind != "model":
+        raise UnsupportedModelError(f"{head.path}: a GGUF file of type {kind!r}, not a language model")
+    if not head.architecture or not head.tensors:
+        raise ModelFormatError(f"{head.path}: a GGUF file without a language model in it")
+    return head
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Names and order of the steps are llama.cpp's.
+
+    Attributes:
+        temp: 0 always takes the likeliest token.
+        top_k: 0 keeps all.
+        top_p: 1 keeps all.
+        min_p: 0 keeps all.
+        repeat_penalty: 1 is off; looks at the last 64 tokens.
+        seed: None draws one.
+    """
+
+    temp: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+
+    def validate(self) -> None:
+        """Raises InvalidArgumentError for values out of range."""
+        checks: list[tuple[str, float, bool, str]] = [
+            ("temp", self.temp, 0 <= self.temp < float("inf"), "at least 0"),
+            ("top_k", self.top_k, 0 <= self.top_k < 2**31, "at least 0"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1"),
+            ("repeat_penalty", self.repeat_penalty, 0 < self.repeat_penalty < float("inf"), "above 0"),
+            ("seed", self.seed or 0, 0 <= (self.seed or 0) < 2**32, "from 0 to 4294967295"),
+        ]
+        for name, value, good, allowed in checks:
+            if not good:
+                raise InvalidArgumentError(f"{name} is {value}; it must be {allowed}")
+
+
+class Sampler:
+    """A chain of llama.cpp samplers; free it with `close`."""
+
+    def __init__(self, sampling: Sampling, n_vocab: int, history: Iterable[int] = ()) -> None:
+        import llama_cpp as lc
+
+        sampling.validate()
+        self._lc = lc
+        self._chain = lc.llama_sampler_chain_init(lc.llama_sampler_chain_default_params())
+        if sampling.repeat_penalty != 1.0:
+            penalty = sampling.repeat_penalty
+            self._add(lc.llama_sampler_init_penalties(n_vocab, _PENALTY_TOKENS, penalty, 0.0, 0.0))
+        if sampling.temp <= 0:
+            self._add(lc.llama_sampler_init_greedy())
+        else:
+            if sampling.top_k > 0:
+                self._add(lc.llama_sampler_init_top_k(sampling.top_k))
+            if sampling.top_p < 1:
+                self._add(lc.llama_sampler_init_top_p(sampling.top_p, 1))
+            if sampling.min_p > 0:
+                self._add(lc.llama_sampler_init_min_p(sampling.min_p, 1))
+            self._add(lc.llama_sampler_init_temp(sampling.temp))
+            seed = lc.LLAMA_DEFAULT_SEED if sampling.seed is None else sampling.seed
+            self._add(lc.llama_sampler_init_dist(seed))
+        if sampling.repeat_penalty != 1.0:
+            for token in list(history)[-_PENALTY_TOKENS:]:
+                lc.llama_sampler_accept(self._chain, token)
+
+    def _add(self, sampler: Any) -> None:
+        self._lc.llama_sampler_chain_add(self._chain, sampler)
+
+    def sample(self, ctx: Any) -> int:
+        """The token after the last one decoded."""
+        return int(self._lc.llama_sampler_sample(self._chain, ctx, -1))
+
+    def close(self) -> None:
+        """Frees the chain."""
+        if self._chain is not None:
+            self._lc.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+_PENALTY_TOKENS = 64
+
+
+class LanguageModel:
+    """One loaded model with one context (one KV cache).
+
+    Not thread-safe: `Model` holds a lock around it.
+
+    Args:
+        path: The GGUF file.
+        n_ctx: Tokens the KV cache holds; None: what the model was trained with, at most 4096.
+        n_batch: Most tokens in one llama_decode.
+        n_threads: Threads for prefill and decoding.
+        verbose: Let llama.cpp's own log through to stderr.
+
+    Raises:
+        ModelFileError, ModelFormatError, UnsupportedModelError: see `check_llm_file`; also what llama.cpp
+            itself says against the file.
+        OutOfMemoryError: no memory for the weights or the KV cache.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        n_ctx: int | None = None,
+        n_batch: int = 512,
+        n_threads: int = 1,
+        verbose: bool = False,
+        head: GgufHead | None = None,
+    ) -> None:
+        head = head or check_llm_file(path)
+        self.path = head.path
+        self.head = head
+        self._model: Any = None
+        self._ctx: Any = None
+        self._lib = _native.load()
+        import llama_cpp as lc
+
+        self._lc = lc
+        _install_log(verbose)
+        self._load_model()
+        try:
+            self._vocab = lc.llama_model_get_vocab(self._model)
+            self.n_embd = int(lc.llama_model_n_embd_inp(self._model))
+            self.n_vocab = int(lc.llama_vocab_n_tokens(self._vocab))
+            self.n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
+            if self.n_vocab <= 0:
+                raise UnsupportedModelError(f"{self.path}: the file holds no tokenizer")
+            if n_ctx is None:
+                n_ctx = min(4096, self.n_ctx_train)
+            self._make_context(n_ctx, n_batch, n_threads)
+        except BaseException:
+            self.close()
+            raise
+        self._piece = _native.char_buffer(256)
+
+    # ------------------------------------------------------------------------------------------------ set-up
+
+    def _load_model(self) -> None:
+        lc = self._lc
+        lc.llama_backend_init()
+        with DeferredInterrupt() as interrupt:
+            params = lc.llama_model_default_params()
+            params.n_gpu_layers = 0
+            # Kept in a local: ctypes does not, and llama.cpp calls it while loading.
+            progress = lc.llama_progress_callback(lambda _done, _data: not interrupt.pending)
+            params.progress_callback = progress
+            _log.clear()
+            self._model = lc.llama_model_load_from_file(str(self.path).encode(), params)
+            if self._model is None and not interrupt.pending:
+                raise self._load_error()
+        if self._model is None:
+            raise ModelFormatError(f"{self.path}: loading was interrupted")
+
+    def _load_error(self) -> BluelmError:
+        reason = _reason()
+        if _is_memory(reason):
+            return OutOfMemoryError(f"{self.path}: not enough memory to load the model ({reason})")
+        return ModelFormatError(f"{self.path}: llama.cpp cannot load it ({reason or 'no reason given'})")
+
+    def _make_context(self, n_ctx: int, n_batch: int, n_threads: int) -> None:
+        lc = self._lc
+        params = lc.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = min(n_batch, n_ctx)
+        params.n_ubatch = params.n_batch
+        params.n_seq_max = 1
+        params.n_threads = n_threads
+        params.n_threads_batch = n_threads
+        params.no_perf = True
+        _log.clear()
+        self._ctx = lc.llama_init_from_model(self._model, params)
+        if self._ctx is None:
+            reason = _reason()
+            if _is_memory(reason):
+                raise OutOfMemoryError(
+                    f"{self.path}: no memory for a context of {n_ctx} tokens ({reason}); ask for fewer"
+                )
+            raise ModelFormatError(
+                f"{self.path}: llama.cpp cannot make a context of {n_ctx} tokens ({reason})"
+            )
+        self._memory = lc.llama_get_memory(self._ctx)
+        if self._memory is None:
+            raise UnsupportedModelError(f"{self.path}: not a generative language model (it has no KV cache)")
+        # llama.cpp rounds up; what was asked for is what we keep to.
+        self.n_ctx = min(n_ctx, int(lc.llama_n_ctx(self._ctx)))
+        self.n_batch = int(lc.llama_n_batch(self._ctx))
+
+    def close(self) -> None:
+        """Frees context and model."""
+        if self._ctx is not None:
+            self._lc.llama_free(self._ctx)
+            self._ctx = None
+        if self._model is not None:
+            self._lc.llama_model_free(self._model)
+            self._model = None
+
+    # ------------------------------------------------------------------------------------------------ tokens
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether a prompt starts with the BOS token."""
+        return bool(self._lc.llama_vocab_get_add_bos(self._vocab))
+
+    @property
+    def bos(self) -> int:
+        """The BOS token, or -1."""
+        return int(self._lc.llama_vocab_bos(self._vocab))
+
+    def token_text(self, token: int) -> str:
+        """How the vocabulary spells a token; "" for -1."""
+        if token < 0:
+            return ""
+        text: bytes = self._lc.llama_vocab_get_text(self._vocab, token)
+        return text.decode(errors="replace")
+
+    @property
+    def bos_text(self) -> str:
+        """The BOS token as chat templates write it."""
+        return self.token_text(self.bos)
+
+    @property
+    def eos_text(self) -> str:
+        """The EOS token as chat templates write it."""
+        return self.token_text(int(self._lc.llama_vocab_eos(self._vocab)))
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Tokens of a text, without BOS or EOS.
+
+        Args:
+            text: Anything; lone surrogates are replaced.
+            special: Whether `<|im_end|>` and its like become control tokens. False for what a user typed.
+        """
+        if not text:
+            return []
+        raw = text.encode("utf-8", errors="replace")
+        capacity = len(raw) + 16
+        while True:
+            buffer = (self._lc.llama_token * capacity)()
+            n = self._lc.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, False, special)
+            if n >= 0:
+                return list(buffer[:n])
+            if n == -(2**31) or -n <= capacity:
+                raise InvalidArgumentError(f"a text of {len(raw)} bytes cannot be tokenised")
+            capacity = -n
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for: b"" for control tokens; may be part of a character."""
+        n = self._lc.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
+        if n < 0:
+            self._piece = _native.char_buffer(-n)
+            n = self._lc.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
+        return bytes(self._piece[:n])
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends the answer."""
+        return bool(self._lc.llama_vocab_is_eog(self._vocab, token))
+
+    # ----------------------------------------------------------------------------------------------- compute
+
+    def keep(self, n: int) -> int:
+        """Keeps the first n tokens of the KV cache and drops the others; returns how many are left.
+
+        A model with a recurrent state cannot go back by a part: 0 is left then.
+        """
+        if n > 0 and self._lc.llama_memory_seq_rm(self._memory, 0, n, -1):
+            return n
+        self._lc.llama_memory_clear(self._memory, False)
+        return 0
+
+    def prefill_tokens(
+        self,
+        tokens: Sequence[int],
+        pos: int,
+        *,
+        chunk: int,
+        logits: bool,
+        on_progress: ProgressFn | None = None,
+    ) -> None:
+        """Brings tokens into the KV cache at positions pos, pos + 1, ...
+
+        Raises:
+            PartlyDone: cancelled or failed; says how many tokens are in the cache. Its cause is the real
+                error.
+        """
+        import numpy as np
+
+        ids = np.asarray(tokens, dtype=np.int32)
+        pointer = _native.pointer(ids, _native.c_int32)
+        self._prefill(self._lib.bluelm_prefill_tokens, (pointer, len(ids)), pos, chunk, logits, on_progress)
+
+    def prefill_embd(
+        self, embeddings: Any, pos: int, *, chunk: int, logits: bool, on_progress: ProgressFn | None = None
+    ) -> None:
+        """The same for embeddings, float32 [n, n_embd]."""
+        import numpy as np
+
+        rows = np.ascontiguousarray(embeddings, dtype=np.float32)
+        pointer = _native.pointer(rows, _native.c_float)
+        what = (pointer, rows.shape[0], rows.shape[1])
+        self._prefill(self._lib.bluelm_prefill_embd, what, pos, chunk, logits, on_progress)
+
+    def _prefill(
+        self,
+        function: Any,
+        what: tuple[Any, ...],
+        pos: int,
+        chunk: int,
+        logits: bool,
+        on_progress: ProgressFn | None,
+    ) -> None:
+        params = _native.PrefillParams()
+        params.chunk = min(chunk, self.n_batch)
+        params.seq_id = 0
+        done = _native.c_int64(0)
+        bridge = _native.ProgressBridge(on_progress)
+        _log.clear()
+        status = function(
+            self._ctx,
+            _native.byref(params),
+            *what,
+            pos,
+            logits,
+            bridge.callback,
+            None,
+            _native.byref(done),
+        )
+        try:
+            bridge.finish(status)
+        except DecodeError as error:
+            reason = _reason()
+            raise PartlyDone(done.value) from DecodeError(f"{error} ({reason})" if reason else str(error))
+        except BaseException as error:
+            raise PartlyDone(done.value) from error
+
+    def sample(self, sampler: Sampler) -> int:
+        """The token after the last one decoded."""
+        return sampler.sample(self._ctx)
+
+
+class PartlyDone(Exception):
+    """A prefill ended early with `n_done` tokens in the KV cache. Never leaves this package."""
+
+    def __init__(self, n_done: int) -> None:
+        super().__init__(n_done)
+        self.n_done = n_done
+
+
+# ------------------------------------------------------------------------------------------------------ log
+
+
+def _install_log(verbose: bool) -> None:
+    """Takes llama.cpp's log: warnings and errors are remembered for messages, all of it is shown if
+    verbose."""
+    import llama_cpp as lc
+
+    _state["verbose"] = verbose or _state["verbose"]
+    if _state["callback"] is None:
+
+        def receive(level: int, text: bytes, _data: object) -> None:
+            line = text.decode("utf-8", errors="replace")
+            if level in (3, 4) and line.strip():
+                _log.append(line.strip())
+            if _state["verbose"]:
+                sys.stderr.write(line)
+
+        _state["callback"] = lc.llama_log_callback(receive)
+        lc.llama_log_set(_state["callback"], None)
+
+
+def _reason() -> str:
+    """The most telling of the remembered lines, without function names."""
+    lines = [line for line in _log if line]
+    for mark in ("error loading model: ", "failed to allocate", "failed to "):
+        for line in lines:
+            if mark in line:
+                return line.split(mark, 1)[1] if mark.endswith(": ") else line.split(": ", 1)[-1]
+    return lines[-1].split(": ", 1)[-1] if lines else ""
+
+
+def _is_memory(reason: str) -> bool:
+    return any(mark in reason.lower() for mark in ("allocate", "out of memory", "bad_alloc", "memory"))
