@@ -1,0 +1,396 @@
+"""A model that answers questions about pictures.
+
+from bluelm_gguf import Model
+
+with Model("llm-q4_0.gguf", mmproj="mmproj-q8_0.gguf") as model:
+    print(model.generate("What is this?", images=["cat.jpg"]).text)
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .answer import Cell, OwnedLock, ReplyStream, Request
+from .cpu import default_threads
+from .errors import InvalidArgumentError, MismatchError, ModelFileError
+from .gguf_file import GgufHead
+from .llm import LanguageModel, ProgressFn, Sampling, check_llm_file
+from .prompt import PromptBuilder, Turn
+from .results import Reply
+from .vision import EncodedImage, TilerOverrides, VisionEncoder, check_mmproj_file
+
+if TYPE_CHECKING:
+    from .chat import Chat
+
+OnProgress = ProgressFn
+"""`on_progress(stage, done, total)`: stage "encode" counts tiles, "prefill" tokens. Returning False
+cancels."""
+
+
+def demo_paths() -> tuple[Path, Path]:
+    """The embedded demo model: LLM and mmproj.
+
+    Raises:
+        ModelFileError: this installation came without it.
+    """
+    directory = Path(__file__).parent / "demo" / "data"
+    pair = directory / "bluelm-demo-Q8_0.gguf", directory / "mmproj-bluelm-demo-Q8_0.gguf"
+    for path in pair:
+        if not path.is_file():
+            raise ModelFileError(f"{path}: the demo model is not part of this installation; give a model")
+    return pair
+
+
+def check_pair(llm: GgufHead, mmproj: GgufHead) -> None:
+    """Makes sure that a language model and a vision file belong together, before either is loaded.
+
+    Raises:
+        MismatchError: the projector's width is not the LLM's; the message names both files and both numbers.
+    """
+    n_embd = llm.of_architecture("embedding_length")
+    n_out = mmproj.metadata.get("clip.vision.projection_dim")
+    if isinstance(n_embd, int) and isinstance(n_out, int) and n_embd != n_out:
+        raise MismatchError(
+            f"{mmproj.path} makes embeddings of width {n_out}, but {llm.path} needs {n_embd}: they "
+            "do not belong together"
+        )
+    ids = llm.metadata.get("bluelm.pair_id"), mmproj.metadata.get("bluelm.pair_id")
+    if None not in ids and ids[0] != ids[1]:
+        warnings.warn(
+            f"{mmproj.path} and {llm.path} come from different checkpoints; answers may be nonsense",
+            stacklevel=3,
+        )
+
+
+class Model:
+    """A language model, a vision encoder if an mmproj is given, and one KV cache.
+
+    Calls from several threads wait for each other. Close it, or use it as a context manager, to free its
+    memory.
+
+    Args:
+        llm: Path of the LLM's GGUF. None, without an mmproj: the embedded demo pair.
+        mmproj: Path of the vision file; without it the model takes text only.
+        n_ctx: Tokens of context. None: as many as the model was trained with, at most 4096.
+        n_batch: Most tokens in one llama_decode.
+        n_threads: None: the physical cores this process may use.
+        chunk: Tokens per step of the prefill, 1..n_batch (paper section 3.4: 128). Progress and cancelling
+            happen between steps.
+        batch: Tiles per run of the vision encoder, 1..17 (paper section 3.3: 4).
+        pipeline: Whether the patch embedding of the next tiles overlaps the encoder's blocks for these.
+        verbose: Show llama.cpp's own log on stderr.
+
+    Raises:
+        ModelFileError, ModelFormatError, UnsupportedModelError: a file is missing, broken or of the wrong
+            kind.
+        MismatchError: the two files do not belong together.
+        OutOfMemoryError, InvalidArgumentError.
+    """
+
+    def __init__(
+        self,
+        llm: str | Path | None = None,
+        *,
+        mmproj: str | Path | None = None,
+        n_ctx: int | None = None,
+        n_batch: int = 512,
+        n_threads: int | None = None,
+        chunk: int = 128,
+        batch: int = 4,
+        pipeline: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        self._llm: LanguageModel | None = None
+        self._vision: VisionEncoder | None = None
+        self._lock = OwnedLock()
+        self._cells: list[Cell] = []  # what the KV cache holds
+        self._active: weakref.ref[ReplyStream] | None = None
+        _check_range("n_ctx", n_ctx, 1, 2**31 - 1)
+        _check_range("n_batch", n_batch, 1, 2**20)
+        _check_range("n_threads", n_threads, 1, 512)
+        _check_range("chunk", chunk, 1, n_batch)
+        _check_range("batch", batch, 1, 17)
+        self.is_demo = llm is None and mmproj is None
+        if self.is_demo:
+            llm, mmproj = demo_paths()
+        elif llm is None:
+            raise InvalidArgumentError(
+                f"{mmproj}: a vision file alone cannot answer; give the language model too"
+            )
+        assert llm is not None
+        llm_head = check_llm_file(llm)
+        mmproj_head = None
+        if mmproj is not None:
+            mmproj_head = check_mmproj_file(mmproj)
+            check_pair(llm_head, mmproj_head)
+        self.n_threads = n_threads or default_threads()
+        self.chunk = chunk
+        try:
+            self._llm = LanguageModel(
+                llm, n_ctx=n_ctx, n_batch=n_batch, n_threads=self.n_threads, verbose=verbose, head=llm_head
+            )
+            if mmproj is not None:
+                self._vision = VisionEncoder(
+                    mmproj, n_threads=self.n_threads, batch=batch, pipeline=pipeline, head=mmproj_head
+                )
+            self._prompts = self._make_prompts(self._llm, llm_head)
+        except BaseException:
+            self.close()
+            raise
+        if n_ctx is not None and n_ctx > self._llm.n_ctx_train:
+            warnings.warn(
+                f"{llm} was trained with a context of {self._llm.n_ctx_train} tokens; beyond it answers may "
+                f"be nonsense (n_ctx is {n_ctx})",
+                stacklevel=2,
+            )
+
+    def _make_prompts(self, llm: LanguageModel, head: GgufHead) -> PromptBuilder:
+        template = head.metadata.get("tokenizer.chat_template")
+        prefix, suffix = self._vision.prompt if self._vision is not None else ("", "")
+        return PromptBuilder(
+            tokenize=llm.tokenize,
+            template=template if isinstance(template, str) and template.strip() else None,
+            bos=llm.bos,
+            bos_text=llm.bos_text,
+            eos_text=llm.eos_text,
+            add_bos=llm.add_bos,
+            image_prefix=prefix,
+            image_suffix=suffix,
+            origin=str(llm.path),
+        )
+
+    # --------------------------------------------------------------------------------------------- properties
+
+    @property
+    def llm(self) -> LanguageModel:
+        """The language model; raises InvalidArgumentError after close()."""
+        if self._llm is None:
+            raise InvalidArgumentError("the model is closed")
+        return self._llm
+
+    @property
+    def vision(self) -> VisionEncoder | None:
+        """The vision encoder, or None for a model that takes text only."""
+        self.llm  # noqa: B018  (raises if closed)
+        return self._vision
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens the KV cache holds."""
+        return self.llm.n_ctx
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the LLM's embeddings."""
+        return self.llm.n_embd
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the LLM's file brings a chat template; without one, prompts are written plainly."""
+        return self._prompts.template is not None
+
+    # ------------------------------------------------------------------------------------------------- calls
+
+    def encode(
+        self,
+        image: Any,
+        *,
+        tiler: TilerOverrides = None,
+        on_progress: OnProgress | None = None,
+    ) -> EncodedImage:
+        """Encodes a picture once, for use in several questions.
+
+        Args:
+            image: Path, bytes, PIL image or uint8 array [H, W, 3]; an EncodedImage comes back as it is.
+            tiler: Departures from the tiler that the mmproj asks for, see `VisionEncoder.encode`.
+            on_progress: Called with ("encode", tiles done, tiles in all).
+
+        Raises:
+            ImageError: not a usable picture.
+            InvalidArgumentError: the model has no mmproj; an encoded image of another model's width.
+            Cancelled: on_progress returned False.
+        """
+        if isinstance(image, EncodedImage):
+            return self._check_encoded(image)
+        with self._lock:
+            return self._need_vision().encode(image, tiler=tiler, on_progress=on_progress)
+
+    def generate(self, prompt: str, **options: Any) -> Reply:
+        """Answers a question; takes what `stream` takes.
+
+        Returns:
+            The whole answer.
+
+        Raises:
+            Cancelled: on_progress returned False.
+        """
+        with self.stream(prompt, **options) as stream:
+            for _ in stream:
+                pass
+        assert stream.reply is not None
+        return stream.reply
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        images: Iterable[Any] = (),
+        system: str | None = None,
+        max_tokens: int | None = 256,
+        temp: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        tiler: TilerOverrides = None,
+        on_progress: OnProgress | None = None,
+    ) -> ReplyStream:
+        """Answers a question piece by piece.
+
+            for piece in model.stream("Read the sign.", images=["sign.png"]):
+                print(piece, end="", flush=True)
+
+        Args:
+            prompt: The question.
+            images: Pictures, in order: paths, bytes, PIL images, uint8 arrays [H, W, 3], or what `encode`
+                returned.
+            system: System prompt.
+            max_tokens: Most tokens of the answer; None: until the context is full.
+            temp, top_k, top_p, min_p, repeat_penalty, seed: See `Sampling`. The default takes the likeliest
+                token.
+            stop: Texts that end the answer and are not part of it.
+            tiler: Departures from the mmproj's tiler for these pictures.
+            on_progress: See `OnProgress`.
+
+        Returns:
+            An iterator over pieces of text. When it is exhausted, its `reply` holds the Reply.
+
+        Raises (while iterating):
+            ImageError, InvalidArgumentError, ContextFullError, Cancelled, DecodeError.
+        """
+        pictures = as_list(images)
+        turns = [Turn("system", system)] if system else []
+        turns.append(Turn("user", prompt))
+        return self.stream_turns(
+            turns,
+            images=pictures,
+            sampling=Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed),
+            max_tokens=max_tokens,
+            stop=stop,
+            tiler=tiler,
+            on_progress=on_progress,
+        )
+
+    def chat(self, *, system: str | None = None) -> Chat:
+        """A conversation with memory."""
+        from .chat import Chat
+
+        return Chat(self, system=system)
+
+    def stream_turns(
+        self,
+        turns: Sequence[Turn],
+        *,
+        images: Sequence[Any] = (),
+        sampling: Sampling | None = None,
+        max_tokens: int | None = 256,
+        stop: Sequence[str] = (),
+        tiler: TilerOverrides = None,
+        on_progress: OnProgress | None = None,
+        reuse: bool = False,
+        on_finish: Callable[[Turn, Reply], None] | None = None,
+    ) -> ReplyStream:
+        """Answers the last of several turns; what `stream` and `Chat` are made of.
+
+        Args:
+            turns: The conversation; pictures of earlier turns are encoded.
+            images: Pictures of the last turn, encoded or not.
+            sampling, max_tokens, stop, tiler, on_progress: As for `stream`.
+            reuse: Keep what the KV cache already holds of this prompt. Otherwise it is computed anew, which
+                makes the answer independent of what was asked before, to the last bit.
+            on_finish: Called with the last turn (its pictures encoded) and the reply when the answer is over.
+        """
+        if max_tokens is not None:
+            _check_range("max_tokens", max_tokens, 1, 2**31 - 1)
+        if isinstance(stop, str):
+            stop = (stop,)
+        sampling = sampling or Sampling()
+        sampling.validate()
+        self.llm  # noqa: B018  (raises if closed)
+        request = Request(
+            turns=list(turns),
+            images=list(images),
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=(*stop, *self._prompts.stop),
+            tiler=tiler,
+            on_progress=on_progress,
+            reuse=reuse,
+            on_finish=on_finish,
+        )
+        return ReplyStream(self, request)
+
+    def close(self) -> None:
+        """Frees all memory; a running answer is cancelled, later calls raise InvalidArgumentError."""
+        active = self._active() if self._active is not None else None
+        if active is not None:
+            active.close()
+        with self._lock:
+            if self._vision is not None:
+                self._vision.close()
+                self._vision = None
+            if self._llm is not None:
+                self._llm.close()
+                self._llm = None
+            self._cells.clear()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_llm", None) is not None or getattr(self, "_vision", None) is not None:
+            self.close()
+
+    # ----------------------------------------------------------------------------------------------- innards
+
+    def _need_vision(self) -> VisionEncoder:
+        vision = self.vision
+        if vision is None:
+            raise InvalidArgumentError(
+                f"{self.llm.path} was loaded without a vision file: pictures need an mmproj"
+            )
+        return vision
+
+    def _check_encoded(self, image: EncodedImage) -> EncodedImage:
+        if image.embeddings.shape[1] != self.n_embd:
+            raise InvalidArgumentError(
+                f"the image was encoded to width {image.embeddings.shape[1]}, but {self.llm.path} needs "
+                f"{self.n_embd}"
+            )
+        return image
+
+
+def as_list(images: Any) -> list[Any]:
+    """The pictures of a call; one picture given without a list is meant as one."""
+    if images is None:
+        return []
+    if isinstance(images, str | bytes | bytearray | Path | EncodedImage) or hasattr(images, "size"):
+        return [images]
+    return list(images)
+
+
+def _check_range(name: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise InvalidArgumentError(f"{name} is {value}; it must be from {low} to {high}")

@@ -1,0 +1,332 @@
+"""The vision encoder: pictures to embeddings, through libbluelm."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from . import _native
+from .cpu import default_threads
+from .errors import InvalidArgumentError, UnsupportedModelError
+from .gguf_file import GgufHead, read_head
+from .interrupt import DeferredInterrupt
+from .llm import ProgressFn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .tiling import TilePlan, TilerParams
+
+TilerOverrides: TypeAlias = "Mapping[str, Any] | TilerParams | None"
+"""Departures from a file's tiler by name (see `tiler_params`), or all parameters, or None."""
+
+_keys = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class EncodeTimings:
+    """Milliseconds of one encode; the parts overlap where the pipeline runs, so they may exceed the total."""
+
+    decode_ms: float
+    """Reading the picture file."""
+    resize_ms: float
+    """Resize, pad, cut."""
+    patch_embd_ms: float
+    vit_ms: float
+    """Transformer blocks, downsampler and projector."""
+    total_ms: float
+    """Wall time in the encoder."""
+    n_batches: int
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """A picture as the LLM takes it; may be used in any number of questions."""
+
+    embeddings: NDArray[np.float32]
+    """[n_tokens, n_embd], views in the plan's order."""
+    plan: TilePlan
+    timings: EncodeTimings
+    key: str
+    """Tells encoded pictures apart within this process."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Rows of the embeddings."""
+        return int(self.embeddings.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """A picture that was read and planned, and is not encoded yet."""
+
+    rgb: NDArray[np.uint8]
+    plan: TilePlan
+    n_tokens: int
+    decode_ms: float
+    key: str = "not encoded"
+
+
+@dataclass(frozen=True)
+class VisionInfo:
+    """What the mmproj holds."""
+
+    name: str
+    ftype: str
+    image_size: int
+    patch_size: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_ff: int
+    n_ff_unpadded: int
+    downsample: int
+    tokens_per_tile: int
+    n_embd_out: int
+    n_params: int
+    weight_bytes: int
+    repacked_tensors: int
+
+
+def check_mmproj_file(path: str | os.PathLike[str]) -> GgufHead:
+    """Reads a file's head and makes sure that it is a complete vision file.
+
+    Raises:
+        ModelFileError: missing or unreadable.
+        ModelFormatError: not GGUF, damaged or truncated.
+        UnsupportedModelError: a language model, or another kind of vision file.
+    """
+    head = read_head(path)
+    if not head.is_mmproj:
+        what = (
+            f"a language model (architecture {head.architecture!r})"
+            if head.architecture
+            else "no vision file"
+        )
+        raise UnsupportedModelError(
+            f"{head.path}: this is {what}: give it as the model, and an mmproj as the mmproj"
+        )
+    return head
+
+
+class VisionEncoder:
+    """The vision tower, downsampler and projector of one mmproj file.
+
+    One thread at a time may use it.
+
+    Args:
+        path: The mmproj GGUF (docs/mmproj.md).
+        n_threads: None: the physical cores this process may use.
+        batch: Tiles per run of the encoder, 1..17 (paper section 3.3: 4).
+        pipeline: Whether the patch embedding of the next batch overlaps the encoder's blocks for this one.
+        use_repack: Whether weights go into ggml's repacked buffers where the CPU has kernels for them.
+
+    Raises:
+        ModelFileError, ModelFormatError, UnsupportedModelError, OutOfMemoryError, InvalidArgumentError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_threads: int | None = None,
+        batch: int = 4,
+        pipeline: bool = True,
+        use_repack: bool = True,
+        head: GgufHead | None = None,
+    ) -> None:
+        self._handle: Any = None
+        head = head or check_mmproj_file(path)
+        self.path = head.path
+        self._lib = _native.load()
+        params = _native.VisionParams()
+        _native.check(self._lib.bluelm_vision_params_default(_native.byref(params)))
+        params.n_threads = n_threads or default_threads()
+        params.batch = batch
+        params.pipeline = int(pipeline)
+        params.use_repack = int(use_repack)
+        handle = _native.c_void_p()
+        _native.check(
+            self._lib.bluelm_vision_init(
+                str(self.path).encode(), _native.byref(params), _native.byref(handle)
+            )
+        )
+        self._handle = handle
+        self.info = self._read_info()
+        self.tiler = self._read_tiler()
+        """What the file asks for."""
+        prefix, suffix = _native.c_char_p(), _native.c_char_p()
+        _native.check(
+            self._lib.bluelm_vision_get_prompt(self._handle, _native.byref(prefix), _native.byref(suffix))
+        )
+        self.prompt: tuple[str, str] = (_text(prefix.value), _text(suffix.value))
+        """Texts before and after a picture's tokens."""
+
+    def _read_info(self) -> VisionInfo:
+        raw = _native.VisionInfo()
+        _native.check(self._lib.bluelm_vision_get_info(self._handle, _native.byref(raw)))
+        values = {name: getattr(raw, name) for name in VisionInfo.__dataclass_fields__}
+        return VisionInfo(**{**values, "name": _text(values["name"]), "ftype": _text(values["ftype"])})
+
+    def _read_tiler(self) -> TilerParams:
+        from .tiling import TilerParams
+
+        raw = _native.TilerParams()
+        _native.check(self._lib.bluelm_vision_get_tiler(self._handle, _native.byref(raw)))
+        return TilerParams.from_native(raw)
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the embeddings: the LLM's."""
+        return self.info.n_embd_out
+
+    def prepare(self, image: Any, *, tiler: TilerOverrides = None) -> PreparedImage:
+        """Reads a picture and plans its tiles, without encoding it.
+
+        Raises:
+            ImageError: not a usable picture.
+            InvalidArgumentError: an unknown or impossible tiler setting.
+        """
+        from .images import load_image
+        from .tiling import plan_with
+
+        if self._handle is None:
+            raise InvalidArgumentError("the vision encoder is closed")
+        start = time.perf_counter()
+        rgb = load_image(image)
+        decode_ms = (time.perf_counter() - start) * 1e3
+        plan = plan_with(tiler_params(self.tiler, tiler), rgb.shape[1], rgb.shape[0])
+        return PreparedImage(rgb, plan, plan.n_tokens(self.info.tokens_per_tile), decode_ms)
+
+    def encode(
+        self,
+        image: Any,
+        *,
+        tiler: TilerOverrides = None,
+        on_progress: ProgressFn | None = None,
+    ) -> EncodedImage:
+        """Encodes one picture.
+
+        Args:
+            image: Path, bytes, PIL image or uint8 array [H, W, 3].
+            tiler: Departures from the tiler that the file asks for, see `tiler_params`; for example
+                {"max_cols": 1, "max_rows": 1} makes one view of the whole picture.
+            on_progress: Called with ("encode", tiles done, tiles in all); returning False cancels.
+
+        Raises:
+            ImageError, InvalidArgumentError, OutOfMemoryError.
+            Cancelled: on_progress returned False.
+        """
+        return self.encode_prepared(self.prepare(image, tiler=tiler), on_progress=on_progress)
+
+    def encode_prepared(
+        self, picture: PreparedImage, *, on_progress: ProgressFn | None = None
+    ) -> EncodedImage:
+        """Encodes what `prepare` returned."""
+        import numpy as np
+
+        if self._handle is None:
+            raise InvalidArgumentError("the vision encoder is closed")
+        height, width = picture.rgb.shape[:2]
+        rgb = np.ascontiguousarray(picture.rgb)
+        out = np.empty((picture.n_tokens, self.n_embd), dtype=np.float32)
+        n_out = _native.c_int64(0)
+        timings = _native.VisionTimings()
+        with DeferredInterrupt() as interrupt:
+
+            def report(stage: str, done: int, total: int) -> bool:
+                if interrupt.pending:
+                    return False
+                return on_progress is None or on_progress(stage, done, total) is not False
+
+            bridge = _native.ProgressBridge(report)
+            status = self._lib.bluelm_vision_encode(
+                self._handle,
+                _native.byref(picture.plan.params.to_native()),
+                _native.pointer(rgb, _native.c_uint8),
+                width,
+                height,
+                bridge.callback,
+                None,
+                _native.pointer(out, _native.c_float),
+                out.size,
+                _native.byref(n_out),
+                _native.byref(timings),
+            )
+        bridge.finish(status)
+        return EncodedImage(
+            embeddings=out,
+            plan=picture.plan,
+            timings=EncodeTimings(
+                decode_ms=picture.decode_ms,
+                resize_ms=timings.resize_ms,
+                patch_embd_ms=timings.patch_embd_ms,
+                vit_ms=timings.vit_ms,
+                total_ms=timings.total_ms,
+                n_batches=timings.n_batches,
+            ),
+            key=f"image {next(_keys)}",
+        )
+
+    def close(self) -> None:
+        """Frees the weights."""
+        if self._handle is not None:
+            self._lib.bluelm_vision_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> VisionEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()
+
+
+def tiler_params(base: TilerParams, overrides: TilerOverrides) -> TilerParams:
+    """A file's tiler with departures.
+
+    Args:
+        base: What the file asks for.
+        overrides: By name: any field of `tiling.TilerParams` (`method`, `alpha`, `thumbnail`, `fit`, ...);
+            and `max_cols`, `max_rows` and `max_tiles`, which keep those of the file's grids that are no
+            larger. A TilerParams replaces the file's altogether.
+
+    Raises:
+        InvalidArgumentError: an unknown name, or no grid left.
+    """
+    from .tiling import TilerParams
+
+    if overrides is None:
+        return base
+    if isinstance(overrides, TilerParams):
+        return overrides
+    if not isinstance(overrides, Mapping):
+        raise InvalidArgumentError(
+            f"tiler: a mapping or TilerParams is needed, not {type(overrides).__name__}"
+        )
+    fields = {f.name for f in dataclasses.fields(TilerParams)}
+    limits = ("max_cols", "max_rows", "max_tiles")
+    unknown = sorted(set(overrides) - fields - set(limits))
+    if unknown:
+        raise InvalidArgumentError(
+            f"tiler: unknown setting {unknown[0]!r}; there are {', '.join(sorted({*fields, *limits}))}"
+        )
+    cols, rows, tiles = (overrides.get(name) or 2**31 for name in limits)
+    params = dataclasses.replace(base, **{k: v for k, v in overrides.items() if k in fields})
+    grids = tuple((c, r) for c, r in params.grids if c <= cols and r <= rows and c * r <= tiles)
+    if not grids:
+        raise InvalidArgumentError(f"tiler: none of the file's grids is within {dict(overrides)}")
+    return dataclasses.replace(params, grids=grids)
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode("utf-8", errors="replace")
