@@ -4,7 +4,8 @@
     result = convert("checkpoints/my-model", "models", llm_type="q4_0", mmproj_type="q8_0")
     print(result.table())
 
-Load, validate, quantise, save. Needs numpy and gguf, and llama_cpp for q4_0 and q4_k_m; no torch. Errors: errors.py.
+Load, validate, quantise, save. Needs numpy and gguf, and llama_cpp for q4_0 and q4_k_m; no torch. Errors:
+errors.py.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def convert(
 ) -> ConversionResult:
     """Converts a checkpoint directory.
 
-    Writes `NAME-TYPE.gguf` and `mmproj-NAME-TYPE.gguf` into out_dir, both or none, replacing files of these names.
+    Writes `NAME-TYPE.gguf` and `mmproj-NAME-TYPE.gguf` into out_dir, both or none, replacing files of these
+    names.
 
     Args:
         checkpoint_dir: config.json, safetensors, tokenizer files (docs/bluelm-v-layout.md, or text-only).
@@ -273,8 +275,8 @@ class _LlmJob(_Job):
         if not others:
             return []
         return [
-            f"{len(others)} matrices have rows that are no multiple of {block}; llama.cpp chose larger types for them: "
-            + _shortened(others)
+            f"{len(others)} matrices have rows that are no multiple of {block}; llama.cpp chose larger "
+            "types for them: " + _shortened(others)
         ]
 
 

@@ -60,7 +60,7 @@ def _flatten(node: Any, key: str) -> list[dict[str, Any]]:
 
 
 def _describe(step: dict[str, Any]) -> str:
-    """One step in the words of PRE_TOKENIZERS; unknown settings keep their JSON, so that they match nothing."""
+    """One step in the words of PRE_TOKENIZERS; with unknown settings it keeps its JSON and matches nothing."""
     kind = step.get("type")
     if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
         pattern = step.get("pattern") or {}
@@ -81,7 +81,8 @@ def recognise(tokenizer: dict[str, Any], path: Path) -> str:
         path: for messages.
 
     Raises:
-        TokenizerError: one that llama.cpp (or this table) does not know: a wrong guess would cost quality silently.
+        TokenizerError: one that llama.cpp (or this table) does not know: a wrong guess would cost quality
+        silently.
     """
     normalisers = [step.get("type") for step in _flatten(tokenizer.get("normalizer"), "normalizers")]
     if any(kind != "NFC" for kind in normalisers):
@@ -97,7 +98,8 @@ def recognise(tokenizer: dict[str, Any], path: Path) -> str:
             return pre
     names = ", ".join(sorted({pre for _, _, pre in PRE_TOKENIZERS}))
     raise TokenizerError(
-        f"{path}: the pre-tokenizer ({' + '.join(steps) or 'none'}; ignore_merges {str(ignore_merges).lower()}) is not "
+        f"{path}: the pre-tokenizer ({' + '.join(steps) or 'none'}; ignore_merges "
+        f"{str(ignore_merges).lower()}) is not "
         f"known; supported: {names}, and SentencePiece BPE"
     )
 

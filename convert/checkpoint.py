@@ -24,8 +24,8 @@ Float32 = npt.NDArray[np.float32]
 
 # safetensors dtype -> how its bytes are read; BF16 has no numpy type and is widened by hand.
 DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
-              "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8}  # fmt: skip
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1,
+              "F8_E5M2": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8}  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000
 
 
@@ -139,7 +139,8 @@ def _safetensors_files(directory: Path) -> tuple[list[Path], dict[str, str]]:
         return others, {}
     if others:
         raise CheckpointError(
-            f"{directory} holds {len(others)} safetensors files but no model.safetensors.index.json; fetch the index"
+            f"{directory} holds {len(others)} safetensors files but no model.safetensors.index.json; "
+            "fetch the index"
         )
     if any(directory.glob("*.bin")) or any(directory.glob("*.pt")):
         raise CheckpointError(
@@ -197,7 +198,8 @@ class Checkpoint:
         lacking = [name for name, file in weight_map.items() if name not in self.tensors]
         if lacking:
             raise CheckpointError(
-                f"{self.directory / 'model.safetensors.index.json'} names {len(lacking)} tensors that no file holds, "
+                f"{self.directory / 'model.safetensors.index.json'} names {len(lacking)} tensors that no "
+                "file holds, "
                 f"the first is {lacking[0]!r}; fetch the files again"
             )
 
@@ -212,7 +214,8 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """32 hex digits from names, types, shapes and the first 4 KiB of every tensor.
 
-        The same for every conversion of the same checkpoint, different for another fine-tune of the same model.
+        The same for every conversion of the same checkpoint, different for another fine-tune of the same
+        model.
         """
         digest = hashlib.sha256()
         for name in sorted(self.tensors, key=lambda n: self.tensors[n].name):
@@ -241,7 +244,8 @@ class Checkpoint:
         tensor = self.tensors[name]
         if tensor.dtype not in DTYPES:
             raise TensorError(
-                f"{tensor.path}: tensor {tensor.name!r} is stored as {tensor.dtype}; only F64, F32, F16 and BF16 are read"
+                f"{tensor.path}: tensor {tensor.name!r} is stored as {tensor.dtype}; only F64, F32, F16 "
+                "and BF16 are read"
             )
         data = self._bytes(tensor, tensor.n_bytes)
         return tensor.dtype, data.view(np.dtype(DTYPES[tensor.dtype]).newbyteorder("<")).reshape(tensor.shape)

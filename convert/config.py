@@ -26,7 +26,8 @@ class Section:
 
     def _wrong(self, key: str, expected: str) -> CheckpointError:
         return CheckpointError(
-            f"{self.path}: {self.prefix}{key} is {self.values.get(key)!r}, expected {expected}; correct the file"
+            f"{self.path}: {self.prefix}{key} is {self.values.get(key)!r}, expected {expected}; correct "
+            "the file"
         )
 
     def section(self, key: str, *, required: bool = False) -> Section:
@@ -90,7 +91,8 @@ class Section:
         known = list(choices)
         if value not in known:
             raise UnsupportedModelError(
-                f"{self.path}: {self.prefix}{key} is {value!r}; supported: {', '.join(repr(c) for c in known)}"
+                f"{self.path}: {self.prefix}{key} is {value!r}; supported: "
+                f"{', '.join(repr(c) for c in known)}"
             )
         return value
 

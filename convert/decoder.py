@@ -34,7 +34,7 @@ class Rope:
     high_freq_factor: float = 4.0
 
     def frequency_factors(self, head_dim: int) -> Float32:
-        """llama3's divisor of every frequency, [head_dim / 2] (Llama 3.1; `transformers` modeling_rope_utils.py)."""
+        """llama3's divisor of every frequency, [head_dim / 2] (modeling_rope_utils.py of `transformers`)."""
         frequencies = self.theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
         wavelengths = 2 * np.pi / frequencies
         low, high = self.low_freq_factor, self.high_freq_factor
@@ -81,12 +81,14 @@ class Decoder:
         where = f"{config.path}: {config.prefix}"
         if config.values.get("head_dim") is None and self.n_embd % self.n_head:
             raise CheckpointError(
-                f"{where}hidden_size {self.n_embd} is no multiple of num_attention_heads {self.n_head}; correct the file"
+                f"{where}hidden_size {self.n_embd} is no multiple of num_attention_heads {self.n_head}; "
+                "correct the file"
             )
         self.head_dim = config.integer("head_dim", self.n_embd // self.n_head)
         if self.n_head % self.n_head_kv:
             raise CheckpointError(
-                f"{where}num_attention_heads {self.n_head} is no multiple of num_key_value_heads {self.n_head_kv}; "
+                f"{where}num_attention_heads {self.n_head} is no multiple of num_key_value_heads "
+                f"{self.n_head_kv}; "
                 "correct the file"
             )
         if self.head_dim % 2:
@@ -124,11 +126,15 @@ class Decoder:
                 )
             return Rope(theta, "llama3", factor, original, low, high), notes
         special = ("attention_factor", "mscale", "mscale_all_dim")
-        if kind == "yarn" and not any(scaling.values.get(key) for key in special):
-            if scaling.number("beta_fast", 32.0) == 32.0 and scaling.number("beta_slow", 1.0) == 1.0:
-                return Rope(theta, "yarn", factor, original), notes
+        plain = not any(scaling.values.get(key) for key in special)
+        plain = (
+            plain and scaling.number("beta_fast", 32.0) == 32.0 and scaling.number("beta_slow", 1.0) == 1.0
+        )
+        if kind == "yarn" and plain:
+            return Rope(theta, "yarn", factor, original), notes
         raise UnsupportedModelError(
-            f"{config.path}: {scaling.prefix}rope_type {kind!r} with {sorted(scaling.values)} is not supported; "
+            f"{config.path}: {scaling.prefix}rope_type {kind!r} with {sorted(scaling.values)} is not "
+            "supported; "
             "supported: default, linear, llama3, dynamic, yarn (with its default attention_factor and betas)"
         )
 
@@ -162,7 +168,8 @@ class Decoder:
     def _neighbours(self, values: Float32, n_head: int) -> Float32:
         """Moves q or k rows so that GGUF's rotation of neighbours equals the checkpoint's rotation of halves.
 
-        A head's row i (first half) becomes row 2i, and row i + head_dim/2 becomes row 2i + 1: [n_head * head_dim, ...].
+        A head's row i (first half) becomes row 2i, and row i + head_dim/2 becomes row 2i + 1:
+        [n_head * head_dim, ...].
         """
         moved = values.reshape(n_head, 2, self.head_dim // 2, *values.shape[1:]).swapaxes(1, 2)
         return np.ascontiguousarray(moved.reshape(values.shape))
@@ -219,7 +226,7 @@ class Decoder:
         return out
 
     def dropped(self, prefix: str) -> list[str]:
-        """Patterns of tensors that are known and not needed: old rope buffers, a stored copy of a tied lm_head."""
+        """Patterns of known tensors that are not needed: old rope buffers, the copy of a tied lm_head."""
         root = prefix.replace(".", r"\.")
         out = [root + r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"]
         if self.tied:

@@ -7,8 +7,8 @@
       TokenizerError         the tokenizer is missing, damaged or of a kind that llama.cpp cannot reproduce
       OutputError            the result cannot be written or quantised
 
-Every message is one line (TensorError: one line per tensor behind the first) that says what is wrong, with which
-file, and what to do. No file is left behind.
+Every message is one line (TensorError: one line per tensor behind the first) that says what is wrong, with
+which file, and what to do. No file is left behind.
 """
 
 from __future__ import annotations

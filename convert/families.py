@@ -43,7 +43,8 @@ def _decoder(config: Section) -> Decoder:
     model_type = config.values.get("model_type")
     if not isinstance(model_type, str) or model_type not in DECODERS:
         raise UnsupportedModelError(
-            f"{config.path}: {config.prefix}model_type is {model_type!r}; supported LLMs: {', '.join(DECODERS)}"
+            f"{config.path}: {config.prefix}model_type is {model_type!r}; supported LLMs: "
+            f"{', '.join(DECODERS)}"
         )
     return DECODERS[model_type](config)
 
@@ -107,7 +108,8 @@ def _from_llava(config: Section) -> Section:
     strategy = config.choice("vision_feature_select_strategy", "default", ["default", "full"])
     if strategy != "full":
         raise UnsupportedModelError(
-            f"{config.path}: vision_feature_select_strategy {strategy!r} drops the first token; supported: 'full'"
+            f"{config.path}: vision_feature_select_strategy {strategy!r} drops the first token; "
+            "supported: 'full'"
         )
     act = config.choice("projector_hidden_act", "gelu", ["gelu", "gelu_pytorch_tanh"])
     if not config.boolean("multimodal_projector_bias", True):

@@ -2,8 +2,8 @@
 
     python llama_quantize.py IN.gguf OUT.gguf FTYPE
 
-A process of its own, because llama.cpp aborts on some kinds of bad input and cannot be interrupted in between. Prints
-`i n` on stdout for every tensor, llama.cpp's messages on stderr.
+A process of its own, because llama.cpp aborts on some kinds of bad input and cannot be interrupted in
+between. Prints `i n` on stdout for every tensor, llama.cpp's messages on stderr.
 """
 
 from __future__ import annotations

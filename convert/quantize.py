@@ -33,8 +33,8 @@ F16_MAX = 65504.0
 def tensor_type(spec: TensorSpec, file_type: str) -> Type:
     """The type that a tensor gets in a file of a type.
 
-    Vectors stay F32. The patch embedding is F32, BF16 or F16, after the file's type. A matrix whose rows do not
-    divide into the type's blocks is kept in F16 (docs/mmproj.md).
+    Vectors stay F32. The patch embedding is F32, BF16 or F16, after the file's type. A matrix whose rows do
+    not divide into the type's blocks is kept in F16 (docs/mmproj.md).
     """
     wanted, _ = DIRECT[file_type]
     if spec.kind == PATCH:
@@ -77,7 +77,8 @@ def encode(values: Float32, kind: Type, name: str) -> Array:
     largest = {Type.F16: F16_MAX, Type.Q8_0: F16_MAX * 127, Type.Q4_0: F16_MAX * 8}.get(kind)
     if largest is not None and values.size and max(-float(values.min()), float(values.max())) > largest:
         raise TensorError(
-            f"tensor {name} has values beyond {largest:g}, which {kind.name} cannot hold; convert to bf16 or f32"
+            f"tensor {name} has values beyond {largest:g}, which {kind.name} cannot hold; convert to bf16 "
+            "or f32"
         )
     if kind == Type.F32:
         return np.ascontiguousarray(values, dtype=np.float32)

@@ -28,8 +28,19 @@ class Qwen2(Decoder):
         super().__init__(config)
         if config.boolean("use_sliding_window", False):
             raise UnsupportedModelError(
-                f"{config.path}: {config.prefix}use_sliding_window is true, which llama.cpp does not run for Qwen2; "
+                f"{config.path}: {config.prefix}use_sliding_window is true, which llama.cpp does not run "
+                "for Qwen2; "
                 "supported: false"
+            )
+
+        if self.head_dim * self.n_head != self.n_embd:
+            raise UnsupportedModelError(
+                f"{config.path}: {config.prefix}head_dim {self.head_dim} times {self.n_head} heads is not "
+                f"hidden_size {self.n_embd}, which llama.cpp does not run for Qwen2"
+            )
+        if self.rope.scaling == "llama3":
+            raise UnsupportedModelError(
+                f"{config.path}: rope scaling 'llama3' does not exist for Qwen2 in llama.cpp; supported: linear, yarn"
             )
 
     def biases(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""SigLIP tower, 2x2 downsampler and projector: configuration, mmproj metadata, tensor table (docs/mmproj.md)."""
+"""SigLIP tower, downsampler and projector: configuration, metadata and tensor table of docs/mmproj.md."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Tiler:
         cols, rows = config.integer("max_cols", 4), config.integer("max_rows", 4)
         if cols * rows > MAX_GRIDS:
             raise UnsupportedModelError(
-                f"{config.path}: {config.prefix}max_cols x max_rows is {cols} x {rows}; supported: up to {MAX_GRIDS} grids"
+                f"{config.path}: {config.prefix}max_cols x max_rows is {cols} x {rows}; supported: up to "
+                f"{MAX_GRIDS} grids"
             )
         if method == "single":
             cols = rows = 1
@@ -126,7 +127,8 @@ class SiglipProjector:
             )
         if self.n_embd % self.n_head:
             raise CheckpointError(
-                f"{where}hidden_size {self.n_embd} is no multiple of num_attention_heads {self.n_head}; correct the file"
+                f"{where}hidden_size {self.n_embd} is no multiple of num_attention_heads {self.n_head}; "
+                "correct the file"
             )
         if self.patch_size > self.image_size:
             raise CheckpointError(
@@ -138,13 +140,15 @@ class SiglipProjector:
         self.n_run = layer if layer >= 0 else self.n_layer + 1 + layer
         if not 1 <= self.n_run <= self.n_layer:
             raise CheckpointError(
-                f"{config.path}: vision_feature_layer {layer} is none of the outputs of {self.n_layer} blocks; "
+                f"{config.path}: vision_feature_layer {layer} is none of the outputs of {self.n_layer} "
+                "blocks; "
                 f"correct it to 1..{self.n_layer} or -{self.n_layer}..-1"
             )
         self.post_layernorm = config.boolean("vision_post_layernorm", False)
         if self.post_layernorm and self.n_run != self.n_layer:
             raise UnsupportedModelError(
-                f"{config.path}: vision_post_layernorm needs the last block's output, vision_feature_layer is {layer}"
+                f"{config.path}: vision_post_layernorm needs the last block's output, "
+                f"vision_feature_layer is {layer}"
             )
 
         projector = config.section("projector")

@@ -1,7 +1,7 @@
 """SentencePiece BPE: from tokenizer.model, or from a tokenizer.json that was made of one.
 
-tokenizer.model is a protocol buffer (sentencepiece_model.proto of google/sentencepiece); the few fields that matter
-are read here by hand, so that no package is needed.
+tokenizer.model is a protocol buffer (sentencepiece_model.proto of google/sentencepiece); the few fields that
+matter are read here by hand, so that no package is needed.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def read_model(path: Path) -> Pieces:
         raise TokenizerError(f"{path} is no SentencePiece model: it has no pieces; fetch the file again")
     if model_type != BPE_MODEL:
         raise TokenizerError(
-            f"{path} is a SentencePiece model of type {model_type} (1 is unigram), which llama.cpp's `llama` tokenizer "
+            f"{path} is a SentencePiece model of type {model_type} (1 is unigram), which llama.cpp's "
+            "`llama` tokenizer "
             "does not reproduce; supported: 2 (BPE)"
         )
     if remove_spaces:
@@ -127,9 +128,9 @@ def is_spm(tokenizer: dict[str, Any]) -> bool:
 def from_json(tokenizer: dict[str, Any], path: Path) -> Pieces:
     """Turns a BPE with byte fallback into SentencePiece's form: merges become scores.
 
-    SentencePiece merges the pair whose result has the best score, whatever the pair; tokenizer.json merges by a list
-    of pairs. Both agree if every pair of tokens that forms a token is listed, and the pairs of one token stand
-    together. That is how `transformers` writes a SentencePiece model; it is checked here.
+    SentencePiece merges the pair whose result has the best score, whatever the pair; tokenizer.json merges
+    by a list of pairs. Both agree if every pair of tokens that forms a token is listed, and the pairs of one
+    token stand together. That is how `transformers` writes a SentencePiece model; it is checked here.
 
     Raises:
         TokenizerError: the list of merges cannot be expressed by scores.
@@ -207,7 +208,8 @@ def _read_spaces(tokenizer: dict[str, Any], path: Path, out: Pieces) -> None:
             out.add_space_prefix = scheme != "never"
             if scheme == "first":
                 out.notes.append(
-                    "the tokenizer puts a space before the first piece of text only; llama.cpp also behind special tokens"
+                    "the tokenizer puts a space before the first piece of text only; llama.cpp also "
+                    "behind special tokens"
                 )
         else:
             raise TokenizerError(f"{path}: step {kind} of the SentencePiece tokenizer is not supported")

@@ -21,7 +21,7 @@ def load(directory: Path, text_config: dict[str, Any]) -> Vocabulary:
     """Reads the tokenizer of a checkpoint directory.
 
     Args:
-        directory: holds tokenizer.json and/or tokenizer.model, tokenizer_config.json, chat_template.jinja, ...
+        directory: holds tokenizer.json or tokenizer.model, tokenizer_config.json, chat_template.jinja, ...
         text_config: the LLM's config, for eos_token_id and bos_token_id where the tokenizer names none.
 
     Raises:
@@ -139,7 +139,8 @@ def _find_special(
         if isinstance(text, str):
             if text not in ids:
                 raise TokenizerError(
-                    f"{directory / 'tokenizer_config.json'}: {key} {text!r} is no token of the tokenizer; correct the file"
+                    f"{directory / 'tokenizer_config.json'}: {key} {text!r} is no token of the tokenizer; "
+                    "correct the file"
                 )
             vocabulary.special_ids[role] = ids[text]
         elif key in settings and value is None:
@@ -173,10 +174,7 @@ def _read_bos_eos(vocabulary: Vocabulary, tokenizer: dict[str, Any], settings: d
             parts = [next(iter(part), "") for part in step.get("single") or []]
             add_bos = parts[:1] == ["SpecialToken"]
             add_eos = parts[-1:] == ["SpecialToken"] and len(parts) > 1
-    if not known and settings.get("tokenizer_class") in BOS_CLASSES:
-        add_bos = bool(settings.get("add_bos_token", True))
-        add_eos = bool(settings.get("add_eos_token", False))
-    elif not known and not tokenizer:
+    if not known and (not tokenizer or settings.get("tokenizer_class") in BOS_CLASSES):
         add_bos = bool(settings.get("add_bos_token", True))
         add_eos = bool(settings.get("add_eos_token", False))
     vocabulary.add_bos = add_bos and "bos" in vocabulary.special_ids

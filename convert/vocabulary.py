@@ -64,7 +64,8 @@ class Vocabulary:
         ordinary = [i for i in range(n_rows, n_tokens) if self.types[i] not in added]
         if ordinary:
             raise TokenizerError(
-                f"the tokenizer has {n_tokens} tokens and the embedding matrix {n_rows} rows (token {ordinary[0]} "
+                f"the tokenizer has {n_tokens} tokens and the embedding matrix {n_rows} rows (token "
+                f"{ordinary[0]} "
                 f"is {self.tokens[ordinary[0]]!r}); check that tokenizer and weights belong together"
             )
         if n_tokens > n_rows:

@@ -21,13 +21,14 @@ from .errors import OutputError
 from .quantize import encode, n_bytes
 from .tensors import TensorSpec
 
-Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
+Progress = Callable[[int, int], object]  # (tensors done, tensors in all)
 
 
 class Staging:
     """Files under temporary names, renamed together when all are complete, removed on any failure.
 
-    A temporary name is `.NAME.<pid>.part`, in the same directory, so that renaming is atomic. Use as a context:
+    A temporary name is `.NAME.<pid>.part`, in the same directory, so that renaming is atomic. Use as a
+    context:
 
         with Staging(out_dir) as staging:
             write(staging.path("a.gguf"))
@@ -71,7 +72,8 @@ class Staging:
         free = shutil.disk_usage(self.directory).free
         if n_bytes > free:
             raise OutputError(
-                f"{self.directory} has {free / 1e6:.0f} MB free and {n_bytes / 1e6:.0f} MB are needed; make room there"
+                f"{self.directory} has {free / 1e6:.0f} MB free and {n_bytes / 1e6:.0f} MB are needed; "
+                "make room there"
             )
 
     def commit(self) -> None:

@@ -1,13 +1,14 @@
 """Small random checkpoints in real layouts, for every test directory: config, safetensors, tokenizer.
 
-Weights are drawn so that each tensor matters (biases and norms are not zero and one), widths are tiny, images keep
-their real size (384 pixels, patch 14), and a tokenizer is trained on the spot: nothing is downloaded.
+Weights are drawn so that each tensor matters (biases and norms are not zero and one), widths are tiny,
+images keep their real size (384 pixels, patch 14), and a tokenizer is trained on the spot: nothing is
+downloaded.
 """
 
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,28 @@ from tokenizers import (
 )
 
 # The split patterns of Llama 3 and of Qwen2 (from their published tokenizer.json files): interface facts.
-LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_SPLIT = LLAMA3_SPLIT.replace("{1,3}", "")
 
 CHATML_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+    "'<|im_end|>' + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 LLAMA3_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
+    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + "
+    "'<|end_header_id|>\\n\\n'"
     " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. What is in this picture? A small cat sits on the table.",
-    "What does the sign say? It says that the shop is open from 9 to 17, and that the menu costs less than 25 euros.",
+    "What does the sign say? It says that the shop is open from 9 to 17, and that the menu costs less "
+    "than 25 euros.",
     "def forward(self, tokens):\n    return [token + 1 for token in tokens if token != 0]\n",
     "for (int i = 0; i < n; ++i) {\n\tsum += values[i] * 3.14159;\n}\n",
     "这张图片里有什么?桌子上有一只小猫。招牌上写着什么?商店从九点开到十七点。手机上的多模态模型。",
@@ -51,7 +58,7 @@ CORPUS = [
 ]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _byte_level_json(kind: str, vocab_size: int) -> str:
     """tokenizer.json of a small byte-level BPE, split as Llama 3 ("llama") or Qwen2 ("qwen2") do."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama"))

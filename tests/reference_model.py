@@ -2,8 +2,8 @@
 
 It follows docs/bluelm-v-layout.md, computes in float32 and shows every stage by the name that
 `bluelm_vision_dump_stage` uses, so that C++ and torch can be compared step by step. The layers are
-those of `transformers`; the blocks are walked by hand because the meaning of `output_hidden_states[-1]` (before or
-after the post-LayerNorm) differs between versions of that library.
+those of `transformers`; the blocks are walked by hand because the meaning of `output_hidden_states[-1]`
+(before or after the post-LayerNorm) differs between versions of that library.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def merge_tokens(tokens: torch.Tensor, s: int, token_order: str = "row_major") -
 
     Args:
         tokens: [n, g*g, D], row-major over the g x g map.
-        s: edge of a block; zero rows and columns are added at the bottom and at the right up to a multiple of s.
+        s: edge of a block; zero rows and columns come at the bottom and right, up to a multiple of s.
         token_order: "row_major" or "column_major", the order in which blocks leave.
 
     Returns:
@@ -144,8 +144,9 @@ class ReferenceBlueLMV(nn.Module):
             tiles: [n, S, S, 3] uint8 (numpy or torch).
 
         Returns:
-            "pixels" [n, 3, S, S], "patch_embd" [n, N, D] (with positions), "layer.K" [n, N, D] for every block that
-            is run, "post_ln" [n, N, D] (if the config asks for it), "merged" [n, T, s*s*D], "projector" [n, T, n_embd].
+            "pixels" [n, 3, S, S], "patch_embd" [n, N, D] (with positions), "layer.K" [n, N, D] for every
+            block that is run, "post_ln" [n, N, D] (if the config asks for it), "merged" [n, T, s*s*D],
+            "projector" [n, T, n_embd].
         """
         out: dict[str, torch.Tensor] = {}
         mean = torch.tensor(self.config.get("image_mean", [0.5] * 3)).view(1, 3, 1, 1)
@@ -174,7 +175,7 @@ class ReferenceBlueLMV(nn.Module):
 
     @torch.no_grad()
     def logits(self, pieces: list[Any]) -> torch.Tensor:
-        """Logits [n_tokens, n_vocab] for a sequence of pieces: lists of token ids, or embeddings [n, n_embd]."""
+        """Logits [n_tokens, n_vocab] for pieces that are token ids or embeddings [n, n_embd]."""
         embed = self.language_model.get_input_embeddings()
         parts = [
             p if torch.is_tensor(p) and p.is_floating_point() else embed(torch.as_tensor(p)) for p in pieces
