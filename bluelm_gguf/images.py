@@ -5,9 +5,12 @@ Everything behind it (resize, padding, cutting, normalising) is libbluelm's and 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -62,6 +65,20 @@ def load_image(source: ImageLike, *, name: str | None = None) -> RGB:
     return np.ascontiguousarray(pixels)
 
 
+_warnings_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings: of pictures half as large as the limit, of EXIF and tags that are odd.
+
+    The filters are the process's, so one thread at a time.
+    """
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _describe(source: ImageLike) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source) or "''"
@@ -82,8 +99,7 @@ def _open(source: Any, label: str) -> Image.Image:
         raise ImageError(f"{label}: the file is empty (0 bytes); copy or download it again")
     Image.init()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of a large picture at half the limit that is ours
+        with _quiet():
             return Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
     except Image.DecompressionBombError as e:
         raise ImageError(f"{label}: more than {MAX_PIXELS:,} pixels; make it smaller first") from e
@@ -159,8 +175,7 @@ def _check_size(width: int, height: int, label: str, *, pixels: bool) -> None:
 def _from_pil(image: Image.Image, label: str) -> RGB:
     _check_size(*image.size, label, pixels=True)  # before anything is decoded
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             image.load()
     except MemoryError:
         raise
@@ -171,7 +186,8 @@ def _from_pil(image: Image.Image, label: str) -> RGB:
         what = "truncated" if "truncated" in reason.lower() else "damaged or truncated"
         raise ImageError(f"{label}: {what} picture ({reason}); copy or download it again") from e
     try:
-        image = ImageOps.exif_transpose(image)
+        with _quiet():
+            image = ImageOps.exif_transpose(image)
     except MemoryError:
         raise
     except Exception:  # EXIF that cannot be parsed says nothing about the orientation
