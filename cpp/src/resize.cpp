@@ -6,6 +6,13 @@
 #include <cstring>
 #include <vector>
 
+#if defined(__GNUC__) && defined(__x86_64__)
+#define BLUELM_RESIZE_AVX2 1
+#include <immintrin.h>
+#else
+#define BLUELM_RESIZE_AVX2 0
+#endif
+
 namespace bluelm {
 
 namespace {
@@ -72,19 +79,17 @@ Taps make_taps(int n_in, int n_out, int filter) {
     return taps;
 }
 
-// Both passes are this: out[i] = clip(sum over k of weights[k] * in[k * stride + i]) for neighbouring bytes
-// i. Compilers vectorise the loop over i; with a constant count the sums stay in registers.
+// Both passes are this: out[i] = clip(sum over k of weights[k] * in[k * stride + i]) for kBlock neighbouring
+// bytes.
 constexpr int kStripRows = 16;
-constexpr int kBlock = 3 * kStripRows;  // bytes at once
+constexpr int kBlock = 3 * kStripRows;
 
-#if defined(__GNUC__)
-#define BLUELM_ALWAYS_INLINE __attribute__((always_inline)) inline
-#else
-#define BLUELM_ALWAYS_INLINE inline
-#endif
+using WeighBlock = void (*)(const uint8_t* in, ptrdiff_t stride, const int32_t* weights, int n_taps,
+                            uint8_t* out);
 
-BLUELM_ALWAYS_INLINE void weigh_block(const uint8_t* in, ptrdiff_t stride, const int32_t* weights, int n_taps,
-                                      uint8_t* out) {
+// Compilers vectorise the loops over i; with their constant count the sums stay in registers.
+void weigh_block_plain(const uint8_t* in, ptrdiff_t stride, const int32_t* weights, int n_taps,
+                       uint8_t* out) {
     int32_t sum[kBlock];
     for (int i = 0; i < kBlock; ++i) sum[i] = 1 << (kPrecisionBits - 1);
     for (int k = 0; k < n_taps; ++k) {
@@ -96,65 +101,65 @@ BLUELM_ALWAYS_INLINE void weigh_block(const uint8_t* in, ptrdiff_t stride, const
         out[i] = static_cast<uint8_t>(std::clamp(sum[i] >> kPrecisionBits, 0, 255));
 }
 
-void weigh_few(const uint8_t* in, ptrdiff_t stride, const int32_t* weights, int n_taps, int n, uint8_t* out) {
-    for (int i = 0; i < n; ++i) {
-        int32_t sum = 1 << (kPrecisionBits - 1);
-        for (int k = 0; k < n_taps; ++k) sum += weights[k] * in[k * stride + i];
-        out[i] = static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255));
+#if BLUELM_RESIZE_AVX2
+// The x86-64 baseline has no 32-bit vector multiplication, and compilers widen bytes with twice the shuffles.
+__attribute__((target("avx2"))) void weigh_block_avx2(const uint8_t* in, ptrdiff_t stride,
+                                                      const int32_t* weights, int n_taps, uint8_t* out) {
+    __m256i sum[kBlock / 8];
+    for (__m256i& s : sum) s = _mm256_set1_epi32(1 << (kPrecisionBits - 1));
+    for (int k = 0; k < n_taps; ++k, in += stride) {
+        const __m256i w = _mm256_set1_epi32(weights[k]);
+        for (int i = 0; i < kBlock / 8; ++i) {
+            const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + 8 * i));
+            sum[i] = _mm256_add_epi32(sum[i], _mm256_mullo_epi32(_mm256_cvtepu8_epi32(bytes), w));
+        }
+    }
+    for (int i = 0; i < kBlock / 16; ++i) {  // narrowing saturates: the clip
+        const __m256i a = _mm256_srai_epi32(sum[2 * i], kPrecisionBits);
+        const __m256i b = _mm256_srai_epi32(sum[2 * i + 1], kPrecisionBits);
+        const __m256i words =
+            _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);  // packs halves crosswise
+        const __m128i bytes =
+            _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * i), bytes);
     }
 }
+#endif
+
+WeighBlock choose_weigh_block() {
+#if BLUELM_RESIZE_AVX2
+    if (__builtin_cpu_supports("avx2")) return weigh_block_avx2;
+#endif
+    return weigh_block_plain;
+}
+
+const WeighBlock weigh_block = choose_weigh_block();
 
 // One output row of `n` bytes from rows `stride` apart.
-BLUELM_ALWAYS_INLINE void weigh_rows_body(const uint8_t* in, ptrdiff_t stride, const int32_t* weights,
-                                          int n_taps, int n, uint8_t* out) {
-    if (n < kBlock) return weigh_few(in, stride, weights, n_taps, n, out);
+void weigh_rows(const uint8_t* in, ptrdiff_t stride, const int32_t* weights, int n_taps, int n,
+                uint8_t* out) {
+    if (n < kBlock) {
+        for (int i = 0; i < n; ++i) {
+            int32_t sum = 1 << (kPrecisionBits - 1);
+            for (int k = 0; k < n_taps; ++k) sum += weights[k] * in[k * stride + i];
+            out[i] = static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255));
+        }
+        return;
+    }
     for (int i = 0; i < n; i += kBlock) {
         const int at = std::min(i, n - kBlock);  // the last block overlaps the one before: same sums, no tail
         weigh_block(in + at, stride, weights, n_taps, out + at);
     }
 }
 
-// All output columns of one strip: in [n_in, kStripRows, 3] (a picture's columns, see load_strip), out
-// [n_out, kStripRows, 3].
-BLUELM_ALWAYS_INLINE void weigh_strip_body(const uint8_t* in, const Taps& taps, uint8_t* out) {
+// All output columns of a strip: in [n_in, kStripRows, 3] (a picture's columns, see load_strip), out [n_out,
+// kStripRows, 3].
+void weigh_strip(const uint8_t* in, const Taps& taps, uint8_t* out) {
     const int n_out = static_cast<int>(taps.start.size());
     for (int i = 0; i < n_out; ++i) {
         weigh_block(in + static_cast<ptrdiff_t>(taps.start[i]) * kBlock, kBlock, taps.of(i), taps.count[i],
                     out + static_cast<ptrdiff_t>(i) * kBlock);
     }
-}
-
-struct Kernels {
-    void (*weigh_rows)(const uint8_t* in, ptrdiff_t stride, const int32_t* weights, int n_taps, int n,
-                       uint8_t* out);
-    void (*weigh_strip)(const uint8_t* in, const Taps& taps, uint8_t* out);
-};
-
-void weigh_rows_plain(const uint8_t* in, ptrdiff_t stride, const int32_t* weights, int n_taps, int n,
-                      uint8_t* out) {
-    weigh_rows_body(in, stride, weights, n_taps, n, out);
-}
-
-void weigh_strip_plain(const uint8_t* in, const Taps& taps, uint8_t* out) { weigh_strip_body(in, taps, out); }
-
-#if defined(__GNUC__) && defined(__x86_64__)
-// The same code compiled for AVX2: the x86-64 baseline has no 32-bit vector multiplication.
-__attribute__((target("avx2"))) void weigh_rows_avx2(const uint8_t* in, ptrdiff_t stride,
-                                                     const int32_t* weights, int n_taps, int n,
-                                                     uint8_t* out) {
-    weigh_rows_body(in, stride, weights, n_taps, n, out);
-}
-
-__attribute__((target("avx2"))) void weigh_strip_avx2(const uint8_t* in, const Taps& taps, uint8_t* out) {
-    weigh_strip_body(in, taps, out);
-}
-#endif
-
-Kernels choose_kernels() {
-#if defined(__GNUC__) && defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) return {weigh_rows_avx2, weigh_strip_avx2};
-#endif
-    return {weigh_rows_plain, weigh_strip_plain};
 }
 
 constexpr int kStripColumns = 16;  // few enough for all rows' cache lines to stay while they are gone through
@@ -185,10 +190,9 @@ void store_strip(const uint8_t* strip, int width, int rows, uint8_t* dst) {
 // The horizontal pass, a strip of rows at a time.
 class Horizontal {
 public:
-    Horizontal(int src_width, int dst_width, int filter, const Kernels& kernels)
+    Horizontal(int src_width, int dst_width, int filter)
         : src_width_(src_width),
           dst_width_(dst_width),
-          kernels_(kernels),
           taps_(make_taps(src_width, dst_width, filter)),
           columns_(static_cast<size_t>(src_width) * kBlock),
           weighed_(static_cast<size_t>(dst_width) * kBlock) {}
@@ -196,13 +200,12 @@ public:
     // src [rows, src_width, 3] to dst [rows, dst_width, 3], rows <= kStripRows.
     void run(const uint8_t* src, int rows, uint8_t* dst) {
         load_strip(src, src_width_, rows, columns_.data());
-        kernels_.weigh_strip(columns_.data(), taps_, weighed_.data());
+        weigh_strip(columns_.data(), taps_, weighed_.data());
         store_strip(weighed_.data(), dst_width_, rows, dst);
     }
 
 private:
     int src_width_, dst_width_;
-    Kernels kernels_;
     Taps taps_;
     std::vector<uint8_t> columns_;  // [src_width, kStripRows, 3]
     std::vector<uint8_t> weighed_;  // [dst_width, kStripRows, 3]
@@ -210,8 +213,7 @@ private:
 
 // The horizontal pass runs just ahead of the vertical one, in a window that slides over its rows.
 void resize_horizontal_first(const uint8_t* src, int src_width, int src_height, uint8_t* dst,
-                             const Taps& taps, Horizontal& horizontal, int dst_width, int dst_height,
-                             const Kernels& kernels) {
+                             const Taps& taps, Horizontal& horizontal, int dst_width, int dst_height) {
     const size_t src_pitch = static_cast<size_t>(src_width) * 3;
     const size_t pitch = static_cast<size_t>(dst_width) * 3;
     const int end = taps.start[dst_height - 1] + taps.count[dst_height - 1];  // rows behind it are not needed
@@ -231,21 +233,20 @@ void resize_horizontal_first(const uint8_t* src, int src_width, int src_height, 
                            window.data() + (window_end - window_begin) * pitch);
             window_end += rows;
         }
-        kernels.weigh_rows(window.data() + (first - window_begin) * pitch, static_cast<ptrdiff_t>(pitch),
-                           taps.of(y), taps.count[y], static_cast<int>(pitch), dst + y * pitch);
+        weigh_rows(window.data() + (first - window_begin) * pitch, static_cast<ptrdiff_t>(pitch), taps.of(y),
+                   taps.count[y], static_cast<int>(pitch), dst + y * pitch);
     }
 }
 
 void resize_vertical_first(const uint8_t* src, int src_width, uint8_t* dst, const Taps& taps,
-                           Horizontal& horizontal, int dst_width, int dst_height, const Kernels& kernels) {
+                           Horizontal& horizontal, int dst_width, int dst_height) {
     const size_t src_pitch = static_cast<size_t>(src_width) * 3;
     std::vector<uint8_t> strip(src_pitch * kStripRows);
     for (int y0 = 0; y0 < dst_height; y0 += kStripRows) {
         const int rows = std::min(kStripRows, dst_height - y0);
         for (int y = y0; y < y0 + rows; ++y) {
-            kernels.weigh_rows(src + taps.start[y] * src_pitch, static_cast<ptrdiff_t>(src_pitch), taps.of(y),
-                               taps.count[y], static_cast<int>(src_pitch),
-                               strip.data() + (y - y0) * src_pitch);
+            weigh_rows(src + taps.start[y] * src_pitch, static_cast<ptrdiff_t>(src_pitch), taps.of(y),
+                       taps.count[y], static_cast<int>(src_pitch), strip.data() + (y - y0) * src_pitch);
         }
         horizontal.run(strip.data(), rows, dst + static_cast<size_t>(y0) * dst_width * 3);
     }
@@ -255,7 +256,6 @@ void resize_vertical_first(const uint8_t* src, int src_width, uint8_t* dst, cons
 
 void resize_rgb8(const uint8_t* src, int src_width, int src_height, uint8_t* dst, int dst_width,
                  int dst_height, int filter) {
-    static const Kernels kernels = choose_kernels();
     const size_t src_pitch = static_cast<size_t>(src_width) * 3;
     const size_t dst_pitch = static_cast<size_t>(dst_width) * 3;
 
@@ -265,7 +265,7 @@ void resize_rgb8(const uint8_t* src, int src_width, int src_height, uint8_t* dst
         return;
     }
     if (src_height == dst_height) {
-        Horizontal horizontal(src_width, dst_width, filter, kernels);
+        Horizontal horizontal(src_width, dst_width, filter);
         for (int y = 0; y < src_height; y += kStripRows) {
             horizontal.run(src + y * src_pitch, std::min(kStripRows, src_height - y), dst + y * dst_pitch);
         }
@@ -274,8 +274,8 @@ void resize_rgb8(const uint8_t* src, int src_width, int src_height, uint8_t* dst
     const Taps taps = make_taps(src_height, dst_height, filter);
     if (src_width == dst_width) {
         for (int y = 0; y < dst_height; ++y) {
-            kernels.weigh_rows(src + taps.start[y] * src_pitch, static_cast<ptrdiff_t>(src_pitch), taps.of(y),
-                               taps.count[y], static_cast<int>(src_pitch), dst + y * dst_pitch);
+            weigh_rows(src + taps.start[y] * src_pitch, static_cast<ptrdiff_t>(src_pitch), taps.of(y),
+                       taps.count[y], static_cast<int>(src_pitch), dst + y * dst_pitch);
         }
         return;
     }
@@ -283,13 +283,12 @@ void resize_rgb8(const uint8_t* src, int src_width, int src_height, uint8_t* dst
     // Rounding to bytes between the passes makes their order visible. Pillow's own since 13.0: vertical first
     // where the height shrinks by more than twice what the width does; before that it was always horizontal
     // first.
-    Horizontal horizontal(src_width, dst_width, filter, kernels);
+    Horizontal horizontal(src_width, dst_width, filter);
     const int less_high = src_height - dst_height, less_wide = src_width - dst_width;
     if (less_high > 0 && less_high > 2 * static_cast<int64_t>(less_wide)) {
-        resize_vertical_first(src, src_width, dst, taps, horizontal, dst_width, dst_height, kernels);
+        resize_vertical_first(src, src_width, dst, taps, horizontal, dst_width, dst_height);
     } else {
-        resize_horizontal_first(src, src_width, src_height, dst, taps, horizontal, dst_width, dst_height,
-                                kernels);
+        resize_horizontal_first(src, src_width, src_height, dst, taps, horizontal, dst_width, dst_height);
     }
 }
 
