@@ -23,17 +23,11 @@ def harbour() -> Image.Image:
     horizon = int(h * 0.62)
     image = Image.new("RGB", (w, h))
     ink = ImageDraw.Draw(image)
-    for y in range(h):
-        if y < horizon:
-            t = y / horizon
-            color = _mix((44, 62, 122), (250, 178, 116), t**1.3)
-        else:
-            t = (y - horizon) / (h - horizon)
-            color = _mix((214, 150, 122), (24, 48, 84), t**0.6)
-        ink.line((0, y, w, y), fill=color)
+    for y in range(horizon):
+        ink.line((0, y, w, y), fill=_sky(y / horizon))
     sun_x, sun_y, sun_r = int(w * 0.33), horizon - 20 * scale, 58 * scale
     for grow in range(60, 0, -2):
-        sky = image.getpixel((sun_x, max(0, sun_y - sun_r - grow * scale)))
+        sky = _sky((sun_y - sun_r - grow * scale) / horizon)
         ink.ellipse(
             _box(sun_x, sun_y, sun_r + grow * scale), fill=_mix((255, 214, 140), sky, 0.55 + grow / 134)
         )
@@ -57,8 +51,7 @@ def harbour() -> Image.Image:
             for x in range(0, w + 1, scale)
         ]
         ink.polygon([(0, horizon), *points, (w, horizon)], fill=color)
-    ink.rectangle((0, horizon, w, h), fill=None)
-    for y in range(horizon, h):  # the sea again over the hills' feet, with the sun's path
+    for y in range(horizon, h):  # the sea, with the sun's path
         t = (y - horizon) / (h - horizon)
         ink.line((0, y, w, y), fill=_mix((214, 150, 122), (24, 48, 84), t**0.6))
         if (y // scale) % 7 < 3:
@@ -75,7 +68,7 @@ def harbour() -> Image.Image:
     )
     ink.polygon([at(643, 366), at(655, 170), at(693, 170), at(705, 366)], fill=(244, 240, 232))
     for top in (205, 275, 345):
-        a, b = 12 * (366 - top) / 196, 12 * (366 - top - 32) / 196
+        a = 12 * (366 - top) / 196
         bottom = min(top + 32, 366)
         b = 12 * (366 - bottom) / 196
         ink.polygon(
@@ -93,6 +86,10 @@ def harbour() -> Image.Image:
         ink.arc((*at(x - 18, y - 8), *at(x, y + 10)), 200, 340, fill=(70, 66, 96), width=3 * scale)
         ink.arc((*at(x, y - 8), *at(x + 18, y + 10)), 200, 340, fill=(70, 66, 96), width=3 * scale)
     return image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+
+
+def _sky(down: float) -> tuple[int, ...]:
+    return _mix((44, 62, 122), (250, 178, 116), down**1.3)
 
 
 def _box(x: int, y: int, r: int) -> tuple[int, int, int, int]:

@@ -281,9 +281,4 @@ void TileCutter::cut_tile(int col, int row, uint8_t* out) {
     }
 }
 
-void cut_views(const bluelm_tiler_params& params, const bluelm_tile_plan& plan, const uint8_t* rgb, int first,
-               int count, uint8_t* out) {
-    TileCutter(params, plan, rgb).cut(first, count, out);
-}
-
 }  // namespace bluelm

@@ -50,10 +50,6 @@ private:
     std::vector<uint8_t> fitted_;  // [fit_height, fit_width, 3], or empty until needed
 };
 
-// One call's worth of TileCutter.
-void cut_views(const bluelm_tiler_params& params, const bluelm_tile_plan& plan, const uint8_t* rgb, int first,
-               int count, uint8_t* out);
-
 }  // namespace bluelm
 
 #endif  // BLUELM_TILER_H
