@@ -101,7 +101,10 @@ def test_largest_picture():
 
 def test_both_pass_orders(rng):
     """Rounding between the passes makes their order visible: a tall picture goes vertical first."""
-    for size, new in [((48, 700), (24, 100)), ((700, 48), (100, 24)), ((768, 1536), (384, 384))]:
+    for size, new in [
+        ((48, 700), (24, 100)), ((700, 48), (100, 24)), ((768, 1536), (384, 384)),
+        ((100, 200), (50, 100)), ((100, 201), (50, 100)), ((50, 200), (100, 100)), ((100, 200), (101, 201)),
+    ]:  # fmt: skip
         assert_like_pillow(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8), *new, "bicubic")
 
 
