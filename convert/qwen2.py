@@ -40,7 +40,8 @@ class Qwen2(Decoder):
             )
         if self.rope.scaling == "llama3":
             raise UnsupportedModelError(
-                f"{config.path}: rope scaling 'llama3' does not exist for Qwen2 in llama.cpp; supported: linear, yarn"
+                f"{config.path}: rope scaling 'llama3' does not exist for Qwen2 in llama.cpp; supported: "
+                "linear, yarn"
             )
 
     def biases(self) -> set[str]:

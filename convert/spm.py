@@ -177,12 +177,16 @@ def from_json(tokenizer: dict[str, Any], path: Path) -> Pieces:
     if isinstance(unk, str) and unk in vocab:
         out.unk_id = vocab[unk]
         types[out.unk_id] = int(TokenType.UNKNOWN)
-    _read_spaces(tokenizer, path, out)
+    read_spaces(tokenizer, path, out)
     return out
 
 
-def _read_spaces(tokenizer: dict[str, Any], path: Path, out: Pieces) -> None:
-    """How spaces become SPACE, and whether one is put before the text."""
+def read_spaces(tokenizer: dict[str, Any], path: Path, out: Pieces) -> None:
+    """Takes from tokenizer.json whether a space is put before the text.
+
+    Raises:
+        TokenizerError: spaces are treated in a way that llama.cpp's `llama` tokenizer does not have.
+    """
 
     def flatten(node: Any, key: str) -> list[dict[str, Any]]:
         if not isinstance(node, dict):
@@ -206,10 +210,12 @@ def _read_spaces(tokenizer: dict[str, Any], path: Path, out: Pieces) -> None:
             replaced = True
             scheme = step.get("prepend_scheme", "always")
             out.add_space_prefix = scheme != "never"
-            if scheme == "first":
+            if out.add_space_prefix:
+                where = "the first piece of text" if scheme == "first" else "text"
                 out.notes.append(
-                    "the tokenizer puts a space before the first piece of text only; llama.cpp also "
-                    "behind special tokens"
+                    f"the tokenizer puts a space before {where} unless there is one; llama.cpp does so "
+                    "always, "
+                    "also behind special tokens"
                 )
         else:
             raise TokenizerError(f"{path}: step {kind} of the SentencePiece tokenizer is not supported")

@@ -34,7 +34,10 @@ def load(directory: Path, text_config: dict[str, Any]) -> Vocabulary:
     if tokenizer and bpe.is_byte_level(tokenizer):
         vocabulary = _from_bpe(tokenizer, json_path)
     elif model_path.exists():
-        vocabulary = _from_spm(spm.read_model(model_path))
+        pieces = spm.read_model(model_path)
+        if spm.is_spm(tokenizer):
+            spm.read_spaces(tokenizer, json_path, pieces)
+        vocabulary = _from_spm(pieces)
     elif tokenizer and spm.is_spm(tokenizer):
         vocabulary = _from_spm(spm.from_json(tokenizer, json_path))
     elif tokenizer:
