@@ -21,7 +21,7 @@ namespace bluelm {
 
 class Error : public std::runtime_error {
 public:
-    Error(bluelm_status status, const std::string& message) : std::runtime_error(message), status(status) {}
+    Error(bluelm_status code, const std::string& message) : std::runtime_error(message), status(code) {}
     const bluelm_status status;
 };
 
