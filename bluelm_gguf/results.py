@@ -60,8 +60,13 @@ class Reply:
             "text": self.text,
             "finish_reason": self.finish_reason,
             "timings": {k: round(v, 3) for k, v in self.timings.as_dict().items()},
-            "images": [asdict(plan) for plan in self.plans],
+            "images": [plan_as_dict(plan) for plan in self.plans],
         }
 
     def __str__(self) -> str:
         return self.text
+
+
+def plan_as_dict(plan: TilePlan) -> dict[str, Any]:
+    """A tile plan as plain types: the outcome, without the candidates it was chosen from."""
+    return {"method": plan.method} | {k: v for k, v in vars(plan).items() if k != "params"}
