@@ -25,6 +25,7 @@ from .errors import (
 )
 from .gguf_file import GgufHead, read_head
 from .interrupt import DeferredInterrupt
+from .machine import available_memory
 
 ProgressFn = Callable[[str, int, int], "bool | None"]
 
@@ -52,6 +53,23 @@ def check_llm_file(path: str | Path) -> GgufHead:
     if not head.architecture or not head.tensors:
         raise ModelFormatError(f"{head.path}: a GGUF file without a language model in it")
     return head
+
+
+def kv_bytes(head: GgufHead, n_ctx: int) -> int | None:
+    """Size of a KV cache in F16; None where the head does not tell (recurrent states, sliding windows)."""
+    values = {
+        key: head.of_architecture(key)
+        for key in ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv")
+    }
+    n_layer, n_embd, n_head, n_kv = values.values()
+    n_kv = n_head if n_kv is None else n_kv
+    if head.of_architecture("attention.sliding_window") or not all(
+        isinstance(n, int) and n > 0 for n in (n_layer, n_embd, n_head, n_kv)
+    ):
+        return None
+    key = head.of_architecture("attention.key_length", n_embd // n_head)
+    value = head.of_architecture("attention.value_length", n_embd // n_head)
+    return int(n_ctx * n_layer * n_kv * (key + value) * 2)
 
 
 @dataclass(frozen=True)
@@ -182,6 +200,7 @@ class LanguageModel:
                 raise UnsupportedModelError(f"{self.path}: the file holds no tokenizer")
             if n_ctx is None:
                 n_ctx = min(4096, self.n_ctx_train)
+            self._check_memory(n_ctx)
             self._make_context(n_ctx, n_batch, n_threads)
         except BaseException:
             self.close()
@@ -211,6 +230,15 @@ class LanguageModel:
         if _is_memory(reason):
             return OutOfMemoryError(f"{self.path}: not enough memory to load the model ({reason})")
         return ModelFormatError(f"{self.path}: llama.cpp cannot load it ({reason or 'no reason given'})")
+
+    def _check_memory(self, n_ctx: int) -> None:
+        """Refuses a KV cache that cannot fit: asking for it would get the process killed, not an error."""
+        needed, available = kv_bytes(self.head, n_ctx), available_memory()
+        if needed is not None and available is not None and needed > available:
+            raise OutOfMemoryError(
+                f"{self.path}: a context of {n_ctx} tokens needs {needed / 2**30:.1f} GiB, and "
+                f"{available / 2**30:.1f} GiB are free; ask for fewer tokens"
+            )
 
     def _make_context(self, n_ctx: int, n_batch: int, n_threads: int) -> None:
         lc = self._lc

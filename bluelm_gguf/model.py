@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .answer import Cell, OwnedLock, ReplyStream, Request
-from .cpu import default_threads
 from .errors import InvalidArgumentError, MismatchError, ModelFileError
 from .gguf_file import GgufHead
 from .llm import LanguageModel, ProgressFn, Sampling, check_llm_file
+from .machine import default_threads
 from .prompt import PromptBuilder, Turn
 from .results import Reply
 from .vision import EncodedImage, TilerOverrides, VisionEncoder, check_mmproj_file

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _native
-from .cpu import default_threads
 from .errors import InvalidArgumentError, UnsupportedModelError
 from .gguf_file import GgufHead, read_head
 from .interrupt import DeferredInterrupt
 from .llm import ProgressFn
+from .machine import default_threads
 
 if TYPE_CHECKING:
     import numpy as np

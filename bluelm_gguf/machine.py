@@ -1,4 +1,4 @@
-"""How many threads to compute with."""
+"""What this machine gives us: cores and memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 
 def default_threads() -> int:
@@ -49,3 +50,31 @@ def _cgroup_quota() -> float | None:
     except (ValueError, ZeroDivisionError):
         return None
     return quota if quota > 0 else None
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be had without swapping, within a container's limit; None where nobody says."""
+    found = [n for n in (_free_memory(), _cgroup_memory()) if n is not None]
+    return min(found, default=None)
+
+
+def _free_memory() -> int | None:
+    try:
+        for line in _MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _cgroup_memory() -> int | None:
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return max(0, int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
+        except (OSError, ValueError):  # ValueError: "max", which is no limit
+            continue
+    return None
