@@ -210,8 +210,9 @@ class SiglipProjector:
         writer.add_string("bluelm.projector.hidden_act", self.projector_act)
         writer.add_float32("bluelm.projector.layer_norm_epsilon", self.projector_eps)
         self.tiler.add_metadata(writer)
-        writer.add_string("bluelm.prompt.image_prefix", self.image_prefix)
-        writer.add_string("bluelm.prompt.image_suffix", self.image_suffix)
+        # add_string leaves empty strings out, and "" has a meaning here.
+        writer.add_key_value("bluelm.prompt.image_prefix", self.image_prefix, gguf.GGUFValueType.STRING)
+        writer.add_key_value("bluelm.prompt.image_suffix", self.image_suffix, gguf.GGUFValueType.STRING)
 
     def specs(self) -> list[TensorSpec]:
         """The tensor table."""

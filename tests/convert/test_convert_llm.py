@@ -145,8 +145,8 @@ def test_old_spelling_of_rope_settings(tmp_path: Path) -> None:
     assert old.llm_path.read_bytes() == new.llm_path.read_bytes()
 
 
-# Root mean square of the error over that of the logits; weights are bf16 noise, which quantises worse than
-trained # ones. Measured: 9e-7, 5e-4 and 4e-3 (activations are rounded too), 0.024, 0.25, 0.21.
+# Root mean square of the error over that of the logits. Weights are bf16 noise, which quantises worse than
+# trained ones. Measured: 9e-7, 5e-4 and 4e-3 (activations are rounded too), 0.024, 0.25, 0.21.
 TYPE_TOLERANCE = {"f32": 1e-5, "f16": 2e-3, "bf16": 1e-2, "q8_0": 0.05, "q4_0": 0.35, "q4_k_m": 0.3}
 WANTED_TYPES = {
     "f32": {"F32"},
