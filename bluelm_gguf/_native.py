@@ -1,8 +1,8 @@
 """libbluelm through ctypes: the only file that knows it.
 
 Structs and functions mirror cpp/include/bluelm.h; `load()` compares the ABI number before anything else is
-called. llama_cpp is imported first: its wheel holds copies of libllama, not links, and only when its own copy is
-mapped already does our library resolve to the same one, so that the process holds one ggml.
+called. llama_cpp is imported first: its wheel holds copies of libllama, not links, and only when its own copy
+is mapped already does our library resolve to the same one, so that the process holds one ggml.
 """
 
 from __future__ import annotations
@@ -245,7 +245,45 @@ def load() -> ctypes.CDLL:
             f"{path} was built as {build_info}, but llama-cpp-python {llama_cpp.__version__} is installed: "
             "reinstall bluelm-gguf with pip"
         )
+    _leave_out_amx(lib)
     return lib
+
+
+def _leave_out_amx(lib: ctypes.CDLL) -> None:
+    """Takes AMX off the list of buffer types that llama.cpp puts weights into.
+
+    ggml's AMX kernels kill the process when a GCC before 12.4 compiled them (GCC bug 114098: the stores that
+    fill the operand of _tile_loadconfig are dropped), Debian 12's for one, and nothing tells which compiler
+    it was. llama.cpp can only be told to use all of these buffers or none, but the list that ggml returns is
+    its own and not constant, so the entry is closed up here; the next in the list (repacked weights) takes
+    its place. cpp/src/vision_weights.cpp does the same for the vision encoder.
+    """
+    try:
+        device = _function(lib.ggml_backend_dev_by_type, c_void_p, [c_int32])(0)  # GGML_BACKEND_DEVICE_TYPE_CPU
+        registry = _function(lib.ggml_backend_dev_backend_reg, c_void_p, [c_void_p])(device)
+        find = _function(lib.ggml_backend_reg_get_proc_address, c_void_p, [c_void_p, c_char_p])
+        name_of = _function(lib.ggml_backend_buft_name, c_char_p, [c_void_p])
+    except AttributeError:
+        return
+    address = find(registry, b"ggml_backend_dev_get_extra_bufts")
+    if not address:
+        return
+    types = ctypes.CFUNCTYPE(POINTER(c_void_p), c_void_p)(address)(device)
+    kept = 0
+    for i in range(64):  # NULL-terminated
+        if not types or not types[i]:
+            break
+        if name_of(types[i]) != b"AMX":
+            types[kept] = types[i]
+            kept += 1
+    if types:
+        types[kept] = None
+
+
+def _function(function: Any, restype: Any, argtypes: list[Any]) -> Any:
+    function.restype = restype
+    function.argtypes = argtypes
+    return function
 
 
 def build_info() -> str:
@@ -264,8 +302,8 @@ def check(status: int) -> None:
 class ProgressBridge:
     """Turns `on_progress(stage, done, total) -> bool | None` into the C callback.
 
-    Returning False cancels. What the Python function raises (KeyboardInterrupt included) cancels too and is raised
-    again by `finish`, since an exception cannot cross the C frames.
+    Returning False cancels. What the Python function raises (KeyboardInterrupt included) cancels too and is
+    raised again by `finish`, since an exception cannot cross the C frames.
     """
 
     def __init__(self, on_progress: Callable[[str, int, int], bool | None] | None) -> None:
