@@ -491,6 +491,8 @@ def _file_tiler(path: Path) -> tuple[Any, int]:
     names = {"resize": "filter"}
     values = {names.get(k, k): v for k, v in found.tiler.items() if v is not None}
     values["grids"] = tuple(tuple(grid) for grid in found.tiler["grids"])
+    if "alpha" in values:
+        values["alpha"] = round(values["alpha"], 6)  # stored as a float
     if "pad_rgb" in values:
         values["pad_rgb"] = tuple(values["pad_rgb"])
     if not values["grids"] or not found.image_size or not found.tokens_per_tile:

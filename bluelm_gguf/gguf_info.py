@@ -109,7 +109,8 @@ class MmprojInfo(FileInfo):
         grids = self.tiler.get("grids") or []
         most = max(grids, key=lambda g: (g[0] * g[1], g), default=None)
         thumbnail = self.tiler.get("thumbnail") or "none"
-        alpha = f", alpha {self.tiler['alpha']:g}" if self.tiler.get("method") == "relaxed" else ""
+        alpha = self.tiler.get("alpha")
+        relaxed = self.tiler.get("method") == "relaxed" and isinstance(alpha, float)
         return [
             *super().rows(),
             ("picture", f"tiles of {_known(self.image_size)} pixels in patches of {_known(self.patch_size)}"),
@@ -125,7 +126,9 @@ class MmprojInfo(FileInfo):
             ),
             (
                 "tiler",
-                f"{self.tiler.get('method') or '?'}{alpha}, {len(grids)} grids"
+                f"{self.tiler.get('method') or '?'}"
+                + (f", alpha {alpha:g}" if relaxed else "")
+                + f", {len(grids)} grids"
                 + (f" up to {most[0]}:{most[1]}" if most else "")
                 + f", thumbnail {thumbnail}, "
                 + f"{self.tiler.get('resize') or '?'}, {self.tiler.get('fit') or '?'}",
@@ -190,11 +193,12 @@ def _describe_mmproj(head: GgufHead) -> MmprojInfo:
     image, patch = _number(meta.get("clip.vision.image_size")), _number(meta.get("clip.vision.patch_size"))
     downsample = _number(meta.get("bluelm.projector.downsample"))
     per_tile = None
-    if image and patch and downsample:
+    if image and patch and downsample and min(image, patch, downsample) > 0:
         # An incomplete block at the edge counts as one: 27 patches in blocks of 2 are 14.
         per_tile = (-(-(image // patch) // downsample)) ** 2
     flat = meta.get("bluelm.tiler.grids")
-    flat = flat if isinstance(flat, list) else []
+    if not (isinstance(flat, list) and all(isinstance(n, int) and n > 0 for n in flat)):
+        flat = []
     grids = [(flat[i], flat[i + 1]) for i in range(0, len(flat) - 1, 2)]
     keys = ("method", "alpha", "thumbnail", "thumbnail_for_single", "fit", "resize", "pad_rgb")
     tiler: dict[str, Any] = {key: meta.get(f"bluelm.tiler.{key}") for key in keys} | {"grids": grids}
@@ -222,9 +226,9 @@ def _describe_mmproj(head: GgufHead) -> MmprojInfo:
 
 def _number(value: Any) -> int | None:
     """One number; models that differ by layer give a list, of which the largest stands here."""
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value and all(isinstance(n, int) for n in value):
         value = max(value)
-    return int(value) if isinstance(value, int | float) else None
+    return value if isinstance(value, int) else None
 
 
 def _known(value: int | None) -> str:
