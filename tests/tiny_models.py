@@ -44,12 +44,13 @@ def write_llm(
     template: str | None = CHATML,
     seed: int = 0,
     metadata: dict[str, str] | None = None,
-    logit_bias_token: str | None = None,
+    script: str | None = None,
 ) -> Path:
     """A Llama of two layers with a byte-level vocabulary.
-
+        script: What the model always answers, byte by byte, before it ends. No byte may come twice, and no
     Args:
-        logit_bias_token: A token that the model then always answers with.
+        script: What the model always answers, byte by byte, before it ends. No byte may come twice, and no
+            newline. Without it the answers are random, and go on.
     """
     rng = np.random.default_rng(seed)
     tokens, merges = vocabulary()
@@ -80,14 +81,15 @@ def write_llm(
     for key, value in (metadata or {}).items():
         writer.add_string(key, value)
 
-    def add(name: str, *shape: int, scale: float | None = None) -> None:
-        scale = shape[-1] ** -0.5 if scale is None else scale
+    def add(name: str, *shape: int) -> None:
+        scale = 0.0 if script is not None else shape[-1] ** -0.5
         writer.add_tensor(name, (rng.standard_normal(shape) * scale).astype(np.float32))
 
     def ones(name: str, n: int) -> None:
         writer.add_tensor(name, np.ones(n, dtype=np.float32))
 
-    add("token_embd.weight", n_vocab, n_embd, scale=1.0)
+    embeddings = rng.standard_normal((n_vocab, n_embd)).astype(np.float32)
+    writer.add_tensor("token_embd.weight", embeddings)
     for i in range(2):
         block = f"blk.{i}."
         ones(block + "attn_norm.weight", n_embd)
@@ -100,17 +102,23 @@ def write_llm(
         add(block + "ffn_up.weight", n_ff, n_embd)
         add(block + "ffn_down.weight", n_embd, n_ff)
     ones("output_norm.weight", n_embd)
-    if logit_bias_token is None:
+    if script is None:
         # Control tokens are made unlikely, so that answers have a length to test with.
         head = rng.standard_normal((n_vocab, n_embd)) * n_embd**-0.5 * 3
         head[[tokens.index(t) for t in SPECIALS]] = 0.0
-        writer.add_tensor("output.weight", head.astype(np.float32))
     else:
-        head = np.zeros((n_vocab, n_embd), dtype=np.float32)
-        writer.add_tensor("output.weight", head)
-        bias = np.zeros(n_vocab, dtype=np.float32)
-        bias[tokens.index(logit_bias_token)] = 10
-        writer.add_tensor("output.bias", bias)
+        # The blocks add nothing: what follows a token is the row of the head that equals its embedding.
+        ids = [
+            tokens.index("\u010a"),
+            *script.encode(),
+            tokens.index("<|im_end|>"),
+        ]  # from the prompt's newline on
+        byte_ids = {byte: tokens.index(c) for byte, c in enumerate(byte_characters())}
+        ids[1:-1] = [byte_ids[byte] for byte in script.encode()]
+        assert len(set(ids)) == len(ids), "a byte comes twice"
+        head = np.zeros((n_vocab, n_embd))
+        head[ids[1:]] = embeddings[ids[:-1]]
+    writer.add_tensor("output.weight", head.astype(np.float32))
     _save(writer)
     return path
 

@@ -1,0 +1,74 @@
+"""Small models and a way to run the program, for the tests in this directory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from PIL import Image
+
+from bluelm_gguf import Model
+
+PROGRAM = (sys.executable, "-m", "bluelm_gguf.cli")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Paths of a small random pair and two pictures."""
+
+    llm: Path
+    mmproj: Path
+    small: Path  # one tile
+    large: Path  # two tiles and a thumbnail
+
+    @property
+    def pair(self) -> list[str]:
+        """As arguments of the program."""
+        return ["-m", str(self.llm), "--mmproj", str(self.mmproj)]
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A pair and pictures, written once."""
+    d = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(3)
+    for name, size in (("small", (120, 160)), ("large", (300, 640))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(d / f"{name}.png")
+    return Files(
+        tiny_models.write_llm(d / "llm.gguf"),
+        tiny_models.write_mmproj(d / "mmproj.gguf"),
+        d / "small.png",
+        d / "large.png",
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_model(files: Files) -> Iterator[Model]:
+    """A loaded pair for tests that leave it as it is."""
+    with Model(files.llm, mmproj=files.mmproj, n_ctx=2048, n_threads=1) as model:
+        yield model
+
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def program() -> Program:
+    """Runs `bluelm-gguf` as a process of its own."""
+
+    def run(*args: Any, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*PROGRAM, *map(str, args)], input=stdin, capture_output=True, timeout=120, check=False, **options
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+
+    return run

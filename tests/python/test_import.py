@@ -1,0 +1,69 @@
+"""What an import costs, and that one process holds one ggml."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "numpy", "PIL", "llama_cpp", "gguf", "jinja2", "typer")
+
+
+def _run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_loads_nothing_heavy() -> None:
+    loaded = _run(f"import bluelm_gguf, sys; print([m for m in {HEAVY!r} if m in sys.modules])")
+    assert loaded.strip() == "[]"
+
+
+def test_nothing_of_ours_loads_torch(files) -> None:
+    code = f"""
+import sys
+from bluelm_gguf import Model
+with Model({str(files.llm)!r}, mmproj={str(files.mmproj)!r}, n_ctx=512) as model:
+    model.generate("what", images=[{str(files.small)!r}], max_tokens=2)
+import bluelm_gguf.cli, bluelm_gguf.doctor, bluelm_gguf.gguf_info, bluelm_gguf.tiling
+print([m for m in ("torch", "transformers", "bluelm_gguf.convert") if m in sys.modules])
+"""
+    assert _run(code).strip() == "[]"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+@pytest.mark.parametrize("first", ["import bluelm_gguf._native as n; n.load()", "import llama_cpp"])
+def test_one_process_holds_one_ggml(first: str) -> None:
+    code = f"""
+{first}
+import llama_cpp
+from bluelm_gguf import _native
+_native.load()
+lines = open("/proc/self/maps").read().splitlines()
+for library in ("libllama", "libggml-base", "libggml-cpu"):
+    print(library, len({{l.split(maxsplit=5)[5] for l in lines if f"/{{library}}." in l}}))
+"""
+    assert _run(code).split() == ["libllama", "1", "libggml-base", "1", "libggml-cpu", "1"]
+
+
+def test_every_public_name_is_there() -> None:
+    import bluelm_gguf
+
+    for name in bluelm_gguf.__all__:
+        assert getattr(bluelm_gguf, name) is not None
+    assert set(bluelm_gguf.__all__) <= set(dir(bluelm_gguf))
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        bluelm_gguf.Nothing  # noqa: B018
+
+
+def test_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    import bluelm_gguf
+
+    assert bluelm_gguf.__version__ == version("bluelm-gguf")
