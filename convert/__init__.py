@@ -139,18 +139,18 @@ def convert(
     )
     pair_id = checkpoint.fingerprint()
     llm_path = mmproj_path = None
+    jobs: list[_Job] = []
+    if not vision_only:
+        vocabulary = tokenizer.load(directory, family.text_config)
+        vocabulary.fit(family.decoder.n_vocab)
+        notes += family.decoder.notes + vocabulary.notes
+        jobs.append(_LlmJob(checkpoint, family, vocabulary, llm_specs, llm_type, name, pair_id, report))
+        llm_path = out / jobs[-1].file_name
+    if family.vision is not None and not llm_only:
+        notes += family.vision.notes()
+        jobs.append(_MmprojJob(checkpoint, family, vision_specs, mmproj_type, name, pair_id, report))
+        mmproj_path = out / jobs[-1].file_name
     with Staging(out) as staging:
-        jobs: list[_Job] = []
-        if not vision_only:
-            vocabulary = tokenizer.load(directory, family.text_config)
-            vocabulary.fit(family.decoder.n_vocab)
-            notes += family.decoder.notes + vocabulary.notes
-            jobs.append(_LlmJob(checkpoint, family, vocabulary, llm_specs, llm_type, name, pair_id, report))
-            llm_path = out / jobs[-1].file_name
-        if family.vision is not None and not llm_only:
-            notes += family.vision.notes()
-            jobs.append(_MmprojJob(checkpoint, family, vision_specs, mmproj_type, name, pair_id, report))
-            mmproj_path = out / jobs[-1].file_name
         staging.need(sum(job.disk_bytes() for job in jobs))
         tables: dict[str, list[tuple[str, int, int]]] = {}
         for job in jobs:

@@ -105,6 +105,10 @@ def recognise(tokenizer: dict[str, Any], path: Path) -> str:
     )
 
 
+def _is_pair(merge: Any) -> bool:
+    return isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
+
+
 def merges_of(tokenizer: dict[str, Any], path: Path) -> list[str]:
     """The merges as "left right", in order of rank; tokenizer.json has them as strings or as pairs.
 
@@ -115,7 +119,7 @@ def merges_of(tokenizer: dict[str, Any], path: Path) -> list[str]:
     for merge in tokenizer["model"].get("merges") or []:
         if isinstance(merge, str) and merge.count(" ") == 1:
             out.append(merge)
-        elif isinstance(merge, list) and len(merge) == 2 and not any(" " in part for part in merge):
+        elif _is_pair(merge) and not any(" " in part for part in merge):
             out.append(" ".join(merge))
         else:
             raise TokenizerError(

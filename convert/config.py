@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError, UnsupportedModelError
+
+FLOAT32_MAX = 3.4e38  # GGUF stores float32
 
 
 class Section:
@@ -57,7 +58,7 @@ class Section:
         value = self.values.get(key)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= FLOAT32_MAX:
             raise self._wrong(key, "a number")
         if positive and value <= 0:
             raise self._wrong(key, "a number above 0")

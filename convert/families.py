@@ -59,7 +59,7 @@ def recognise(checkpoint: Checkpoint) -> Family:
     path = checkpoint.directory / "config.json"
     config = Section(path, checkpoint.config)
     model_type = config.values.get("model_type")
-    if model_type in DECODERS:
+    if isinstance(model_type, str) and model_type in DECODERS:
         checkpoint.rename({name: f"model.{name}" for name in checkpoint if _bare(name)})
         return Family(_decoder(config), config.values, "", None)
     if model_type == "llava":

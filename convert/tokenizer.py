@@ -28,30 +28,40 @@ def load(directory: Path, text_config: dict[str, Any]) -> Vocabulary:
         TokenizerError: missing, damaged, or of a kind that llama.cpp cannot reproduce.
         CheckpointError: a file that is not JSON.
     """
-    json_path, model_path = directory / "tokenizer.json", directory / "tokenizer.model"
+    json_path = directory / "tokenizer.json"
     settings = read_json_if_there(directory / "tokenizer_config.json")
     tokenizer = read_json_if_there(json_path)
+    try:
+        vocabulary = _vocabulary(directory, tokenizer)
+        _add_tokens(vocabulary, _added_tokens(directory, tokenizer, settings), json_path)
+        _find_special(vocabulary, directory, settings, text_config)
+        _read_bos_eos(vocabulary, tokenizer, settings)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise TokenizerError(
+            f"{json_path} or tokenizer_config.json has a value of the wrong kind ({error}); fetch both again"
+        ) from error
+    vocabulary.chat_template = _chat_template(directory, settings)
+    return vocabulary
+
+
+def _vocabulary(directory: Path, tokenizer: dict[str, Any]) -> Vocabulary:
+    """Tokens and merges or scores, by kind."""
+    json_path, model_path = directory / "tokenizer.json", directory / "tokenizer.model"
     if tokenizer and bpe.is_byte_level(tokenizer):
-        vocabulary = _from_bpe(tokenizer, json_path)
-    elif model_path.exists():
+        return _from_bpe(tokenizer, json_path)
+    if model_path.exists():
         pieces = spm.read_model(model_path)
         if spm.is_spm(tokenizer):
             spm.read_spaces(tokenizer, json_path, pieces)
-        vocabulary = _from_spm(pieces)
-    elif tokenizer and spm.is_spm(tokenizer):
-        vocabulary = _from_spm(spm.from_json(tokenizer, json_path))
-    elif tokenizer:
+        return _from_spm(pieces)
+    if tokenizer and spm.is_spm(tokenizer):
+        return _from_spm(spm.from_json(tokenizer, json_path))
+    if tokenizer:
         kind = (tokenizer.get("model") or {}).get("type")
         raise TokenizerError(
             f"{json_path}: model type {kind!r} is not supported; supported: byte-level BPE, SentencePiece BPE"
         )
-    else:
-        raise TokenizerError(f"{directory} has neither tokenizer.json nor tokenizer.model; fetch one of them")
-    _add_tokens(vocabulary, _added_tokens(directory, tokenizer, settings), json_path)
-    _find_special(vocabulary, directory, settings, text_config)
-    _read_bos_eos(vocabulary, tokenizer, settings)
-    vocabulary.chat_template = _chat_template(directory, settings)
-    return vocabulary
+    raise TokenizerError(f"{directory} has neither tokenizer.json nor tokenizer.model; fetch one of them")
 
 
 def _from_bpe(tokenizer: dict[str, Any], path: Path) -> Vocabulary:
