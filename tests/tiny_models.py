@@ -47,7 +47,7 @@ def write_llm(
     script: str | None = None,
 ) -> Path:
     """A Llama of two layers with a byte-level vocabulary.
-        script: What the model always answers, byte by byte, before it ends. No byte may come twice, and no
+
     Args:
         script: What the model always answers, byte by byte, before it ends. No byte may come twice, and no
             newline. Without it the answers are random, and go on.

@@ -47,7 +47,7 @@ class Terminal:
         os.write(self._fd, keys if isinstance(keys, bytes) else keys.encode())
 
     def interrupt_prompt(self) -> None:
-        """Ctrl-C at a prompt, as late as a person: Python misses one that comes between prompt and select()."""
+        """Ctrl-C at a prompt, not at once: Python misses one that comes between prompt and select()."""
         time.sleep(0.5)
         self.send(CTRL_C)
 
