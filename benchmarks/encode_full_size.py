@@ -149,7 +149,9 @@ def write_vocabulary(path: Path) -> Path:
     return path
 
 
-def stock_encoder(path: Path, vocabulary: Path, n_threads: int, tile: np.ndarray, flash: int) -> Callable[[], None]:
+def stock_encoder(
+    path: Path, vocabulary: Path, n_threads: int, tile: np.ndarray, flash: int
+) -> Callable[[], None]:
     """libmtmd on one 384x384 tile."""
     import llama_cpp
     from llama_cpp import mtmd_cpp as mtmd
@@ -180,7 +182,9 @@ def stock_encoder(path: Path, vocabulary: Path, n_threads: int, tile: np.ndarray
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--type", nargs="+", default=["bf16"], choices=TYPES)
     parser.add_argument("--tiles", nargs="+", type=int, default=[4])
     parser.add_argument("--batch", nargs="+", type=int, default=[4])
@@ -188,9 +192,13 @@ def main() -> None:
     parser.add_argument("--repack", nargs="+", type=int, default=[1], choices=[0, 1])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layers", type=int, default=27, help="fewer for a quick look")
-    parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, for a busy machine; 1 thread")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="CPU time instead of wall time, for a busy machine; 1 thread"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mtmd", nargs="*", default=[], choices=TYPES, help="types of the stock encoder's file")
+    parser.add_argument(
+        "--mtmd", nargs="*", default=[], choices=TYPES, help="types of the stock encoder's file"
+    )
     parser.add_argument("--mtmd-flash", nargs="+", type=int, default=[-1], help="-1 auto, 0 off, 1 on")
     args = parser.parse_args()
     clock = time.perf_counter
@@ -207,7 +215,9 @@ def main() -> None:
     runs: dict[str, tuple[int, Callable[[], Any]]] = {}
     with tempfile.TemporaryDirectory() as directory:
         for file_type in args.type:
-            path = write_ours(Path(directory) / f"ours-{file_type}.gguf", file_type, args.layers, 1 if args.mtmd else 2)
+            path = write_ours(
+                Path(directory) / f"ours-{file_type}.gguf", file_type, args.layers, 1 if args.mtmd else 2
+            )
             for batch in args.batch:
                 for pipeline in args.pipeline:
                     for repack in args.repack:

@@ -147,7 +147,9 @@ def load_tensors(model: ReferenceBlueLMV, contents: Tensors) -> ReferenceBlueLMV
     return clone
 
 
-def open_writer(path: Path, keys: dict[str, Any], contents: Tensors, architecture: str = "clip") -> gguf.GGUFWriter:
+def open_writer(
+    path: Path, keys: dict[str, Any], contents: Tensors, architecture: str = "clip"
+) -> gguf.GGUFWriter:
     """A writer with keys and tensors in it, sound or not; None as a value leaves the key out."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in keys.items():

@@ -25,7 +25,11 @@ MODELS: dict[str, dict[str, Any]] = {
     },  # 16x16 patches: nothing to pad
     "feature_layer": {
         "vision": {"num_hidden_layers": 3, "image_size": 100, "patch_size": 20},
-        "config": {"vision_feature_layer": -2, "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]},
+        "config": {
+            "vision_feature_layer": -2,
+            "image_mean": [0.48, 0.46, 0.41],
+            "image_std": [0.27, 0.26, 0.28],
+        },
         "seed": 4,
     },
 }

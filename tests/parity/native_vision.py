@@ -20,7 +20,9 @@ class NativeVision:
         native.check(lib.bluelm_vision_params_default(native.byref(options)))
         for name, value in params.items():
             setattr(options, name, value)
-        native.check(lib.bluelm_vision_init(str(path).encode(), native.byref(options), native.byref(self._handle)))
+        native.check(
+            lib.bluelm_vision_init(str(path).encode(), native.byref(options), native.byref(self._handle))
+        )
         self._lib = lib
         self.info = native.VisionInfo()
         native.check(lib.bluelm_vision_get_info(self._handle, native.byref(self.info)))

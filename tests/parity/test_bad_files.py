@@ -39,14 +39,18 @@ def test_no_file(tmp_path: Path) -> None:
     message_of(tmp_path, errors.ModelFileError)  # a directory
 
 
-@pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04 not GGUF at all", b"GGUF", b"GGUF\x03\x00\x00\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b"GG", b"PK\x03\x04 not GGUF at all", b"GGUF", b"GGUF\x03\x00\x00\x00"]
+)
 def test_not_gguf(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(content)
     message_of(path)
 
 
-def test_every_truncation_is_noticed(parts: tuple[dict[str, Any], mmproj_writer.Tensors], tmp_path: Path) -> None:
+def test_every_truncation_is_noticed(
+    parts: tuple[dict[str, Any], mmproj_writer.Tensors], tmp_path: Path
+) -> None:
     whole = mmproj_writer.write_gguf(tmp_path / "whole.gguf", *parts).read_bytes()
     path = tmp_path / "cut.gguf"
     n = len(whole)
@@ -56,7 +60,9 @@ def test_every_truncation_is_noticed(parts: tuple[dict[str, Any], mmproj_writer.
         message_of(path)
 
 
-def test_all_problems_in_one_message(parts: tuple[dict[str, Any], mmproj_writer.Tensors], tmp_path: Path) -> None:
+def test_all_problems_in_one_message(
+    parts: tuple[dict[str, Any], mmproj_writer.Tensors], tmp_path: Path
+) -> None:
     keys, tensors = parts[0], dict(parts[1])
     del tensors["v.blk.0.ffn_up.bias"], tensors["mm.2.weight"]
     tensors["v.blk.1.attn_q.weight"] = (np.zeros((64, 32), np.float32), F32)

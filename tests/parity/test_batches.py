@@ -123,8 +123,12 @@ def test_arguments_are_checked(small: Path) -> None:
         floats, pixels = native.pointer(out, native.c_float), native.pointer(tile, native.c_uint8)
         no_progress = native.PROGRESS()
         for call in (
-            lambda: lib.bluelm_vision_encode_tiles(vision._handle, pixels, 1, no_progress, None, floats, 8, None),
-            lambda: lib.bluelm_vision_encode_tiles(vision._handle, pixels, -1, no_progress, None, floats, 8, None),
+            lambda: lib.bluelm_vision_encode_tiles(
+                vision._handle, pixels, 1, no_progress, None, floats, 8, None
+            ),
+            lambda: lib.bluelm_vision_encode_tiles(
+                vision._handle, pixels, -1, no_progress, None, floats, 8, None
+            ),
             lambda: lib.bluelm_vision_encode_tiles(None, pixels, 1, no_progress, None, floats, 8, None),
             lambda: lib.bluelm_vision_encode(
                 vision._handle, None, pixels, 0, 7, no_progress, None, floats, 8, None, None

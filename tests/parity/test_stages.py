@@ -19,7 +19,9 @@ from tolerances import TOLERANCES, relative_error, tolerance
 from bluelm_gguf import errors
 
 
-def compare(path: Path, reference: ReferenceBlueLMV, file_type: str, tiles: np.ndarray, **params: int) -> None:
+def compare(
+    path: Path, reference: ReferenceBlueLMV, file_type: str, tiles: np.ndarray, **params: int
+) -> None:
     """Holds every stage and the encoder's result against torch."""
     stages = {name: x.numpy() for name, x in reference.stages(tiles).items()}
     with NativeVision(path, **params) as vision:
@@ -52,7 +54,10 @@ def test_info(make_mmproj: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("stage", ["", "layer", "layer.2", "layer.-1", "layer.0x", "post_ln", "logits"])
 def test_unknown_stage(stage: str, make_mmproj: Callable[..., Path]) -> None:
-    with NativeVision(make_mmproj("default")) as vision, pytest.raises(errors.InvalidArgumentError, match="stage"):
+    with (
+        NativeVision(make_mmproj("default")) as vision,
+        pytest.raises(errors.InvalidArgumentError, match="stage"),
+    ):
         vision.dump(random_tiles(1, 384), stage, (1,))
 
 

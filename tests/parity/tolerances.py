@@ -14,7 +14,14 @@ _F32 = {"pixels": 0.0, "patch_embd": 3e-6, "layer": 5e-6, "post_ln": 5e-6, "merg
 # Matmul inputs are rounded to 11 significant bits: 2^-12 relative each, averaged down by the sum.
 _F16 = {"pixels": 0.0, "patch_embd": 8e-4, "layer": 2e-3, "post_ln": 2e-3, "merged": 2e-3, "projector": 3e-3}
 # Matmul inputs are rounded to 8 significant bits: 2^-9 relative each.
-_BF16 = {"pixels": 0.0, "patch_embd": 6e-3, "layer": 1.5e-2, "post_ln": 1.5e-2, "merged": 1.5e-2, "projector": 2.5e-2}
+_BF16 = {
+    "pixels": 0.0,
+    "patch_embd": 6e-3,
+    "layer": 1.5e-2,
+    "post_ln": 1.5e-2,
+    "merged": 1.5e-2,
+    "projector": 2.5e-2,
+}
 # ggml quantises matmul inputs to 8 bits with one scale per 32 values: up to 1/254 of the block's largest value each,
 # anew in front of each of the six matmuls of a block. (The patch embedding is F16 here.)
 _Q8_0 = {"pixels": 0.0, "patch_embd": 8e-4, "layer": 5e-2, "post_ln": 5e-2, "merged": 5e-2, "projector": 9e-2}
