@@ -11,8 +11,20 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_bool, c_char, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t
-from ctypes import c_uint8, c_void_p
+from ctypes import (
+    POINTER,
+    byref,
+    c_bool,
+    c_char,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint8,
+    c_void_p,
+)
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +211,8 @@ def library_path() -> Path:
         if candidate.is_file():
             return candidate
     raise errors.NativeError(
-        f"{name} is not in {' or '.join(f'{d}/lib' for d in bluelm_gguf.__path__)}: install the package with pip "
-        "(pip install . in the source directory), which compiles it"
+        f"{name} is not in {' or '.join(f'{d}/lib' for d in bluelm_gguf.__path__)}: install the package with "
+        "pip (pip install . in the source directory), which compiles it"
     )
 
 
@@ -259,7 +271,9 @@ def _leave_out_amx(lib: ctypes.CDLL) -> None:
     its place. cpp/src/vision_weights.cpp does the same for the vision encoder.
     """
     try:
-        device = _function(lib.ggml_backend_dev_by_type, c_void_p, [c_int32])(0)  # GGML_BACKEND_DEVICE_TYPE_CPU
+        device = _function(lib.ggml_backend_dev_by_type, c_void_p, [c_int32])(
+            0
+        )  # GGML_BACKEND_DEVICE_TYPE_CPU
         registry = _function(lib.ggml_backend_dev_backend_reg, c_void_p, [c_void_p])(device)
         find = _function(lib.ggml_backend_reg_get_proc_address, c_void_p, [c_void_p, c_char_p])
         name_of = _function(lib.ggml_backend_buft_name, c_char_p, [c_void_p])
@@ -337,7 +351,7 @@ def char_buffer(n: int) -> Any:
 
 __all__ = [
     "ABI_VERSION", "FILTERS", "FITS", "MAX_GRIDS", "PROGRESS", "THUMBNAILS", "TILER_METHODS", "PrefillParams",
-    "ProgressBridge", "TilePlan", "TilerParams", "VisionInfo", "VisionParams", "VisionTimings", "build_info", "byref",
-    "c_char_p", "c_float", "c_int32", "c_int64", "c_size_t", "c_uint8", "c_void_p", "char_buffer", "check",
+    "ProgressBridge", "TilePlan", "TilerParams", "VisionInfo", "VisionParams", "VisionTimings", "build_info",
+    "byref", "c_char_p", "c_float", "c_int32", "c_int64", "c_size_t", "c_uint8", "c_void_p", "char_buffer", "check",
     "library_path", "load", "pointer",
 ]  # fmt: skip

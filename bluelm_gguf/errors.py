@@ -55,7 +55,7 @@ class OutOfMemoryError(BluelmError, MemoryError):
     """Not enough memory; the message says for what."""
 
 
-class Cancelled(BluelmError):  # noqa: N818  (an outcome that the caller asked for, not a fault)
+class Cancelled(BluelmError):
     """A progress callback returned False."""
 
 
