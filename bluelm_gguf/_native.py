@@ -352,6 +352,6 @@ def char_buffer(n: int) -> Any:
 __all__ = [
     "ABI_VERSION", "FILTERS", "FITS", "MAX_GRIDS", "PROGRESS", "THUMBNAILS", "TILER_METHODS", "PrefillParams",
     "ProgressBridge", "TilePlan", "TilerParams", "VisionInfo", "VisionParams", "VisionTimings", "build_info",
-    "byref", "c_char_p", "c_float", "c_int32", "c_int64", "c_size_t", "c_uint8", "c_void_p", "char_buffer", "check",
-    "library_path", "load", "pointer",
+    "byref", "c_char_p", "c_float", "c_int32", "c_int64", "c_size_t", "c_uint8", "c_void_p", "char_buffer",
+    "check", "library_path", "load", "pointer",
 ]  # fmt: skip
