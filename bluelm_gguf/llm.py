@@ -7,6 +7,7 @@ when a file cannot be loaded, and keeps a row of logits per batch position.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -190,12 +191,16 @@ class LanguageModel:
 
         self._lc = lc
         _install_log(verbose)
-        self._load_model()
         try:
+            self._load_model()
             self._vocab = lc.llama_model_get_vocab(self._model)
             self.n_embd = int(lc.llama_model_n_embd_inp(self._model))
             self.n_vocab = int(lc.llama_vocab_n_tokens(self._vocab))
             self.n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
+            if lc.llama_model_has_encoder(self._model):
+                raise UnsupportedModelError(
+                    f"{self.path}: an encoder-decoder model; decoder-only ones are run"
+                )
             if self.n_vocab <= 0:
                 raise UnsupportedModelError(f"{self.path}: the file holds no tokenizer")
             if n_ctx is None:
@@ -219,7 +224,7 @@ class LanguageModel:
             progress = lc.llama_progress_callback(lambda _done, _data: not interrupt.pending)
             params.progress_callback = progress
             _log.clear()
-            self._model = lc.llama_model_load_from_file(str(self.path).encode(), params)
+            self._model = lc.llama_model_load_from_file(os.fsencode(self.path), params)
             if self._model is None and not interrupt.pending:
                 raise self._load_error()
         if self._model is None:

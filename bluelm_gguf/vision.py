@@ -153,9 +153,7 @@ class VisionEncoder:
         params.use_repack = int(use_repack)
         handle = _native.c_void_p()
         _native.check(
-            self._lib.bluelm_vision_init(
-                str(self.path).encode(), _native.byref(params), _native.byref(handle)
-            )
+            self._lib.bluelm_vision_init(os.fsencode(self.path), _native.byref(params), _native.byref(handle))
         )
         self._handle = handle
         self.info = self._read_info()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -124,6 +125,20 @@ def test_a_broken_pipe_is_quiet(files) -> None:
     )
     assert done.stdout.strip() == "1"
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
+def test_names_and_questions_that_are_no_utf_8(files, scripted: Path, tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/m\xff.gguf"
+    Path(os.fsdecode(odd)).write_bytes(scripted.read_bytes())
+    done = subprocess.run(
+        [*PROGRAM, "run", "-m", odd], input=b"wh\xff\xfet?", capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{SCRIPT}\n".encode(), b"")
+    done = subprocess.run(
+        [*PROGRAM, "chat", "-m", odd + b"x"], input=b"a", capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 1 and done.stderr.endswith(b".ggufx: no such file or directory\n")
 
 
 def test_verbose_shows_llama_cpps_log(program, scripted: Path) -> None:

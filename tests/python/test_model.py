@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -315,6 +317,20 @@ def test_closing(files) -> None:
     ):
         with pytest.raises(InvalidArgumentError, match="closed"):
             use()
+
+
+def test_a_program_may_end_with_models_open(files) -> None:
+    code = f"""
+from bluelm_gguf import Model
+model = Model({str(files.llm)!r}, mmproj={str(files.mmproj)!r}, n_ctx=512, n_threads=1)
+image = model.encode({str(files.small)!r})
+stream = model.stream("what?", images=[image])
+print(bool(next(stream)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 def test_the_context_by_default(files, tmp_path: Path) -> None:

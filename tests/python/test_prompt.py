@@ -106,6 +106,41 @@ def test_without_a_template_the_conversation_is_written_plainly() -> None:
     assert builder().stop == ()
 
 
+LLAMA_2 = (
+    "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% set system = messages[0].content %}"
+    "{% else %}{% set rest = messages %}{% set system = '' %}{% endif %}"
+    "{% for m in rest %}{% if loop.index0 == 0 and system %}"
+    "{% set content = '<<SYS>>\n' + system + '\n<</SYS>>\n\n' + m.content %}"
+    "{% else %}{% set content = m.content %}{% endif %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + content | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+THINKING = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% set text = m.content.split('</think>')[-1] %}"
+    "{% else %}{% set text = m.content %}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ text }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (LLAMA_2, "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\n a  [/INST] b </s><s>[INST] c [/INST]"),
+        (
+            THINKING,
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n a <|im_end|>\n"
+            "<|im_start|>assistant\nb<|im_end|>\n"
+            "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+    ids=["system in the first question", "cuts answers"],
+)
+def test_templates_that_handle_texts(template: str, text: str) -> None:
+    turns = [Turn("system", "S"), Turn("user", " a "), Turn("assistant", "b"), Turn("user", "c")]
+    (segment,) = builder(template).build(turns)
+    assert spell(segment) == text
+
+
 def test_a_template_that_refuses() -> None:
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     with pytest.raises(InvalidArgumentError, match=r"f\.gguf: its chat template refuses .*no system role"):
