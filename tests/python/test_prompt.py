@@ -111,7 +111,8 @@ LLAMA_2 = (
     "{% else %}{% set rest = messages %}{% set system = '' %}{% endif %}"
     "{% for m in rest %}{% if loop.index0 == 0 and system %}"
     "{% set content = '<<SYS>>\n' + system + '\n<</SYS>>\n\n' + m.content %}"
-    "{% else %}{% set content = m.content %}{% endif %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% else %}{% set content = m.content %}{% endif %}"
+    "{% if m.role == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + content | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 THINKING = (
