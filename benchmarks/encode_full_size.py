@@ -1,12 +1,13 @@
-"""Times the vision encoder at full size (SigLIP-so400m/14-384, random weights), and the stock encoder beside it.
+"""Times the vision encoder at full size (SigLIP-so400m/14-384, random weights), the stock encoder beside it.
 
     python benchmarks/encode_full_size.py --type bf16 --mtmd bf16
     python benchmarks/encode_full_size.py --type q8_0 --tiles 1 4 9 --batch 1 2 4 --pipeline 0 1
 
-Speed does not depend on the weights' values. Every configuration is run once per round, in turn, so that whatever
-else the machine does falls on all of them alike; medians over the rounds are printed, in ms per tile. `--mtmd` adds
-llama.cpp's own encoder (libmtmd, as llama-cpp-python ships it) on a stock-format file of the given type with the
-FFN at its native 4304. With it, ours runs without the downsampler, so that both compute the same network.
+Speed does not depend on the weights' values. Every configuration is run once per round, in turn, so
+that whatever else the machine does falls on all of them alike; medians over the rounds are printed, in
+ms per tile. `--mtmd` adds llama.cpp's own encoder (libmtmd, as llama-cpp-python ships it) on a stock-
+format file of the given type with the FFN at its native 4304. With it, ours runs without the
+downsampler, so that both compute the same network.
 """
 
 from __future__ import annotations
@@ -76,9 +77,8 @@ class RandomFile:
             for norm in "ln1", "ln2":
                 self.put(f"v.blk.{i}.{norm}.weight", (D,))
                 self.put(f"v.blk.{i}.{norm}.bias", (D,))
-            for name, out, n_in in (
-                *((f"attn_{part}", D, D) for part in ("q", "k", "v", "out")), ("ffn_up", n_ff, D), ("ffn_down", D, n_ff)
-            ):  # fmt: skip
+            attention = [(f"attn_{part}", D, D) for part in ("q", "k", "v", "out")]
+            for name, out, n_in in (*attention, ("ffn_up", n_ff, D), ("ffn_down", D, n_ff)):
                 self.put(f"v.blk.{i}.{name}.weight", (out, n_in), self.wide)
                 self.put(f"v.blk.{i}.{name}.bias", (out,))
 
@@ -130,7 +130,7 @@ def write_stock(path: Path, file_type: str, n_layer: int) -> Path:
 
 
 def write_vocabulary(path: Path) -> Path:
-    """Hyperparameters and vocabulary of an LLM of the right width: libmtmd looks at nothing else while encoding."""
+    """Hyperparameters and vocabulary of an LLM of the right width: encoding looks at nothing else."""
     w = gguf.GGUFWriter(path, "llama")
     w.add_context_length(512)
     w.add_embedding_length(N_EMBD_OUT)
@@ -206,9 +206,8 @@ def main() -> None:
         args.threads, clock = 1, time.process_time
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
-    from native_vision import NativeVision
-
     import llama_cpp._logger  # noqa: F401  # keeps ggml's debug lines off the terminal
+    from native_vision import NativeVision
 
     rng = np.random.default_rng(0)
     tiles = rng.integers(0, 256, (max(args.tiles), 384, 384, 3), dtype=np.uint8)

@@ -50,7 +50,9 @@ enum {
 
 enum { BLUELM_STAGE_ENCODE = 0, BLUELM_STAGE_PREFILL = 1 };
 
-// Called between units of work (encode: tiles, prefill: tokens). Returning false cancels.
+// Called before, between and after units of work (encode: batches of tiles, prefill: chunks of tokens), and
+// while a batch is being encoded again every 50 ms or so with the same numbers. Always on the thread that made
+// the call. Returning false cancels.
 typedef bool (*bluelm_progress)(int32_t stage, int64_t done, int64_t total, void* user_data);
 
 BLUELM_API int32_t bluelm_abi_version(void);

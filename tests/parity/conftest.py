@@ -10,10 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import mmproj_writer  # noqa: E402
-from checkpoints import make_bluelm_v_checkpoint  # noqa: E402
-from models import MODELS  # noqa: E402
-from reference_model import ReferenceBlueLMV  # noqa: E402
+import mmproj_writer
+from checkpoints import make_bluelm_v_checkpoint
+from models import MODELS
+from reference_model import ReferenceBlueLMV
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import numpy as np
 
 from bluelm_gguf import _native as native
 
-
 llama_cpp._logger.set_verbose(False)
 
 

@@ -1,7 +1,7 @@
 """Writes mmproj files (docs/mmproj.md) with gguf-py straight from the torch reference.
 
-The encoder's tests do not go through the converter: what is compared here is the C++ graph with torch, and a file
-can be spoilt on purpose.
+The encoder's tests do not go through the converter: what is compared here is the C++ graph with torch, and a
+file can be spoilt on purpose.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ import mmproj_writer
 import numpy as np
 from reference_model import ReferenceBlueLMV
 
-# Small models that between them take every branch of the graph: padded and unpadded FFN, odd and even grids, head
-# sizes 16 to 72, both token orders, with and without the optional norms, both activations of the projector.
+# Small models that between them take every branch of the graph: padded and unpadded FFN, odd and even
+# grids, head sizes 16 to 72, both token orders, with and without the optional norms, both activations
+# of the projector.
 MODELS: dict[str, dict[str, Any]] = {
     "default": {},
     "norms": {

@@ -62,8 +62,8 @@ class NativeVision:
         def call(out: Any, out_floats: int) -> None:
             bridge.finish(
                 self._lib.bluelm_vision_encode(
-                    self._handle, None, native.pointer(rgb, native.c_uint8), width, height, bridge.callback, None,
-                    out, out_floats, native.byref(n_tokens), native.byref(self.timings),
+                    self._handle, None, native.pointer(rgb, native.c_uint8), width, height, bridge.callback,
+                    None, out, out_floats, native.byref(n_tokens), native.byref(self.timings),
                 )
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Files that are not a sound mmproj: told apart in a message, before anything is computed, and never fatal."""
+"""Files that are not a sound mmproj: told apart in a message, before anything is computed; never fatal."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tolerances import relative_error
 from bluelm_gguf import _native as native
 from bluelm_gguf import errors
 
-# Chunks change the sizes of matmuls, and ggml picks kernels by size: the order of additions differs, nothing else.
+# Chunks change the sizes of matmuls, and ggml picks kernels by size: only the order of additions differs.
 LOGITS_TOLERANCE = 1e-5
 
 

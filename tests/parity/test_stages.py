@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_bluelm_v_checkpoint
-from models import MODELS, dequantised, random_tiles
 from mmproj_writer import write_mmproj
+from models import MODELS, dequantised, random_tiles
 from native_vision import NativeVision
 from reference_model import ReferenceBlueLMV
 from tolerances import TOLERANCES, relative_error, tolerance

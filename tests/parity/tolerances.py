@@ -1,8 +1,8 @@
 """How far a stage may be from torch, by (stage, type of the file), and the measure for it.
 
-The torch reference is given the file's own weights (dequantised), so what is left is arithmetic: the order of
-additions, and the type that activations are rounded to in front of a matmul. Every figure is about three times what
-was seen over the configurations of test_stages.py.
+The torch reference is given the file's own weights (dequantised), so what is left is arithmetic: the
+order of additions, and the type that activations are rounded to in front of a matmul. Every figure is
+about three times what was seen over the configurations of test_stages.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _BF16 = {
     "merged": 1.5e-2,
     "projector": 2.5e-2,
 }
-# ggml quantises matmul inputs to 8 bits with one scale per 32 values: up to 1/254 of the block's largest value each,
-# anew in front of each of the six matmuls of a block. (The patch embedding is F16 here.)
+# ggml quantises matmul inputs to 8 bits with one scale per 32 values: up to 1/254 of the block's
+# largest value each, anew in front of each of the six matmuls of a block. (The patch embedding is F16
+# here.)
 _Q8_0 = {"pixels": 0.0, "patch_embd": 8e-4, "layer": 5e-2, "post_ln": 5e-2, "merged": 5e-2, "projector": 9e-2}
 
 TOLERANCES: dict[str, dict[str, float]] = {
