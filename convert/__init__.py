@@ -28,10 +28,11 @@ from .errors import (
     UnsupportedModelError,
 )
 from .families import Family, recognise
+from .gguf_types import tensor_table
 from .quantize import BY_LLAMA_CPP, DIRECT, LLM_TYPES, MMPROJ_TYPES, lossless_type, n_bytes, tensor_type
 from .tensors import MATRIX, TensorSpec, account
 from .vocabulary import Vocabulary
-from .writer import Staging, quantize_by_llama_cpp, tensor_table, write
+from .writer import Staging, quantize_by_llama_cpp, write
 
 __all__ = [
     "LLM_TYPES",

@@ -67,7 +67,7 @@ def _describe(step: dict[str, Any]) -> str:
         pattern = step.get("pattern") or {}
         if isinstance(pattern.get("Regex"), str):
             return f"split {pattern['Regex']}"
-    if kind == "ByteLevel" and not step.get("add_prefix_space"):
+    if kind == "ByteLevel" and not step.get("add_prefix_space", True):
         return "bytes gpt2" if step.get("use_regex", True) else "bytes"
     if kind == "Digits" and step.get("individual_digits"):
         return "digits"

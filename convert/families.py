@@ -70,6 +70,8 @@ def recognise(checkpoint: Checkpoint) -> Family:
         raise UnsupportedModelError(f"{path} says {found}; supported: {_supported()}")
     _rename_parts(checkpoint)
     text = config.section("text_config", required=True)
+    if "tie_word_embeddings" in config.values:  # some models say it at the top only
+        text.values.setdefault("tie_word_embeddings", config.values["tie_word_embeddings"])
     decoder = _decoder(text)
     return Family(decoder, text.values, TEXT_PREFIX, SiglipProjector(config, checkpoint, decoder.n_embd))
 

@@ -14,13 +14,20 @@ import sys
 
 
 def main() -> int:
-    """Quantises argv[1] into argv[2] as llama_ftype argv[3]; returns the exit status."""
+    """Quantises argv[1] into argv[2] as llama_ftype argv[3].
+
+    Returns:
+        The exit status: 0, 1 (failed) or 3 (no llama_cpp).
+    """
     # The script's directory is on the path and holds modules named like others' packages.
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.getcwd()) != here]
     import ctypes
 
-    import llama_cpp
+    try:
+        import llama_cpp
+    except ModuleNotFoundError:
+        return 3
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
     def log(level: int, text: bytes, data: ctypes.c_void_p) -> None:

@@ -104,6 +104,8 @@ def read_model(path: Path) -> Pieces:
         raise TokenizerError(
             f"{path} is no SentencePiece model or is damaged; fetch the file again"
         ) from None
+    if not all(isinstance(kind, int) and 1 <= kind <= 6 for kind in out.types):
+        raise TokenizerError(f"{path} has pieces of an unknown type; fetch the file again")
     if not out.tokens:
         raise TokenizerError(f"{path} is no SentencePiece model: it has no pieces; fetch the file again")
     if model_type != BPE_MODEL:

@@ -21,6 +21,7 @@ from .errors import OutputError
 from .quantize import encode, n_bytes
 from .tensors import TensorSpec
 
+NO_LLAMA_CPP = 3  # exit status of llama_quantize.py
 Progress = Callable[[int, int], object]  # (tensors done, tensors in all)
 
 
@@ -202,14 +203,9 @@ def quantize_by_llama_cpp(source: Path, target: Path, ftype: int, on_progress: P
         except BaseException:
             process.kill()
             raise
+    if status == NO_LLAMA_CPP:
+        raise OutputError(
+            "q4_0 and q4_k_m need llama-cpp-python: install it, or choose f32, f16, bf16 or q8_0"
+        )
     if status != 0:
         raise OutputError(f"llama.cpp could not quantise the LLM (status {status}): {last or 'no message'}")
-
-
-def tensor_table(path: Path) -> list[tuple[str, int, int]]:
-    """(type, tensors, bytes) of a finished file, largest first."""
-    counts: dict[str, tuple[int, int]] = {}
-    for tensor in gguf.GGUFReader(path).tensors:
-        count, size = counts.get(tensor.tensor_type.name, (0, 0))
-        counts[tensor.tensor_type.name] = (count + 1, size + int(tensor.n_bytes))
-    return sorted(((k, c, s) for k, (c, s) in counts.items()), key=lambda row: -row[2])

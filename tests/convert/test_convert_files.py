@@ -11,6 +11,7 @@ from pathlib import Path
 import gguf
 import pytest
 from bluelm_gguf.convert import ConversionError, OutputError, convert
+from bluelm_gguf.convert.writer import Staging
 from checkpoints import make_bluelm_v_checkpoint
 
 LOADER = Path(__file__).with_name("conftest.py")
@@ -118,6 +119,13 @@ def test_full_disk(llm_type: str, checkpoint: Path, tmp_path: Path) -> None:
     assert str(tmp_path) in done.stdout or "llama.cpp could not quantise" in done.stdout
     assert len(done.stdout.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_room_is_checked_before_anything_is_written(tmp_path: Path) -> None:
+    with Staging(tmp_path) as staging:
+        staging.need(1)
+        with pytest.raises(OutputError, match="MB free and 1000000000000 MB are needed; make room"):
+            staging.need(10**18)
 
 
 def test_output_that_is_no_directory(checkpoint: Path, tmp_path: Path) -> None:
