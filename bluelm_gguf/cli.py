@@ -128,11 +128,6 @@ def _say(text: str) -> None:
     print(f"bluelm-gguf: {text}", file=sys.stderr, flush=True)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    if issubclass(category, UserWarning):
-        _say(f"warning: {message}")
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"bluelm-gguf {__version__}")
@@ -145,7 +140,6 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -268,8 +262,18 @@ def _check_sizes(batch_size: int, chunk: int) -> None:
 
 def _open_model(model: Path | None, mmproj: Path | None, **options: Any) -> Model:
     from .model import Model
+    from .terminal import ProgressLine
 
-    loaded = Model(model, mmproj=mmproj, **options)
+    progress = ProgressLine()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            loaded = Model(model, mmproj=mmproj, on_progress=progress, **options)
+    finally:
+        progress.clear()
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            _say(f"warning: {warning.message}")
     if loaded.is_demo:
         _say("no model given (-m): the embedded demo model answers; it knows drawn shapes and words only")
     return loaded

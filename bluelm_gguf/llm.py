@@ -18,6 +18,7 @@ from typing import Any
 from . import _native
 from .errors import (
     BluelmError,
+    Cancelled,
     DecodeError,
     InvalidArgumentError,
     ModelFormatError,
@@ -164,11 +165,14 @@ class LanguageModel:
         n_batch: Most tokens in one llama_decode.
         n_threads: Threads for prefill and decoding.
         verbose: Let llama.cpp's own log through to stderr.
+        head: The file's head, if it was read and checked before.
+        on_progress: Called with ("load", percent, 100); returning False cancels.
 
     Raises:
         ModelFileError, ModelFormatError, UnsupportedModelError: see `check_llm_file`; also what llama.cpp
             itself says against the file.
         OutOfMemoryError: no memory for the weights or the KV cache.
+        Cancelled: on_progress returned False.
     """
 
     def __init__(
@@ -180,6 +184,7 @@ class LanguageModel:
         n_threads: int = 1,
         verbose: bool = False,
         head: GgufHead | None = None,
+        on_progress: ProgressFn | None = None,
     ) -> None:
         head = head or check_llm_file(path)
         self.path = head.path
@@ -191,44 +196,68 @@ class LanguageModel:
 
         self._lc = lc
         _install_log(verbose)
-        try:
-            self._load_model()
-            self._vocab = lc.llama_model_get_vocab(self._model)
-            self.n_embd = int(lc.llama_model_n_embd_inp(self._model))
-            self.n_vocab = int(lc.llama_vocab_n_tokens(self._vocab))
-            self.n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
-            if lc.llama_model_has_encoder(self._model):
-                raise UnsupportedModelError(
-                    f"{self.path}: an encoder-decoder model; decoder-only ones are run"
-                )
-            if self.n_vocab <= 0:
-                raise UnsupportedModelError(f"{self.path}: the file holds no tokenizer")
-            if n_ctx is None:
-                n_ctx = min(4096, self.n_ctx_train)
-            self._check_memory(n_ctx)
-            self._make_context(n_ctx, n_batch, n_threads)
-        except BaseException:
-            self.close()
-            raise
+        # Deferred: llama.cpp logs through a Python function, and a KeyboardInterrupt there would be lost.
+        with DeferredInterrupt() as interrupt:
+            try:
+                self._load(n_ctx, n_batch, n_threads, on_progress, interrupt)
+            except BaseException:
+                self.close()
+                raise
+            if interrupt.pending:
+                self.close()
         self._piece = _native.char_buffer(256)
 
     # ------------------------------------------------------------------------------------------------ set-up
 
-    def _load_model(self) -> None:
+    def _load(
+        self,
+        n_ctx: int | None,
+        n_batch: int,
+        n_threads: int,
+        on_progress: ProgressFn | None,
+        interrupt: DeferredInterrupt,
+    ) -> None:
+        lc = self._lc
+        self._load_model(on_progress, interrupt)
+        self._vocab = lc.llama_model_get_vocab(self._model)
+        self.n_embd = int(lc.llama_model_n_embd_inp(self._model))
+        self.n_vocab = int(lc.llama_vocab_n_tokens(self._vocab))
+        self.n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
+        if lc.llama_model_has_encoder(self._model):
+            raise UnsupportedModelError(f"{self.path}: an encoder-decoder model; decoder-only ones are run")
+        if self.n_vocab <= 0:
+            raise UnsupportedModelError(f"{self.path}: the file holds no tokenizer")
+        if n_ctx is None:
+            n_ctx = min(4096, self.n_ctx_train)
+        self._check_memory(n_ctx)
+        self._make_context(n_ctx, n_batch, n_threads)
+
+    def _load_model(self, on_progress: ProgressFn | None, interrupt: DeferredInterrupt) -> None:
         lc = self._lc
         lc.llama_backend_init()
-        with DeferredInterrupt() as interrupt:
-            params = lc.llama_model_default_params()
-            params.n_gpu_layers = 0
-            # Kept in a local: ctypes does not, and llama.cpp calls it while loading.
-            progress = lc.llama_progress_callback(lambda _done, _data: not interrupt.pending)
-            params.progress_callback = progress
-            _log.clear()
-            self._model = lc.llama_model_load_from_file(os.fsencode(self.path), params)
-            if self._model is None and not interrupt.pending:
-                raise self._load_error()
+        raised: list[BaseException] = []
+        is_stopped = False
+
+        def report(done: float, _data: object) -> bool:
+            nonlocal is_stopped
+            try:
+                if on_progress is not None and on_progress("load", int(done * 100), 100) is False:
+                    is_stopped = True
+            except BaseException as error:  # cannot cross llama.cpp's frames
+                raised.append(error)
+            is_stopped = is_stopped or bool(raised) or interrupt.pending
+            return not is_stopped
+
+        params = lc.llama_model_default_params()
+        params.n_gpu_layers = 0
+        callback = lc.llama_progress_callback(report)  # kept alive by this name
+        params.progress_callback = callback
+        _log.clear()
+        self._model = lc.llama_model_load_from_file(os.fsencode(self.path), params)
+        if raised:
+            raise raised[0]
         if self._model is None:
-            raise ModelFormatError(f"{self.path}: loading was interrupted")
+            raise Cancelled(f"{self.path}: loading was cancelled") if is_stopped else self._load_error()
 
     def _load_error(self) -> BluelmError:
         reason = _reason()
@@ -275,12 +304,13 @@ class LanguageModel:
 
     def close(self) -> None:
         """Frees context and model."""
-        if self._ctx is not None:
-            self._lc.llama_free(self._ctx)
-            self._ctx = None
-        if self._model is not None:
-            self._lc.llama_model_free(self._model)
-            self._model = None
+        with DeferredInterrupt():
+            if self._ctx is not None:
+                self._lc.llama_free(self._ctx)
+                self._ctx = None
+            if self._model is not None:
+                self._lc.llama_model_free(self._model)
+                self._model = None
 
     # ------------------------------------------------------------------------------------------------ tokens
 

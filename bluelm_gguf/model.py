@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from .chat import Chat
 
 OnProgress = ProgressFn
-"""`on_progress(stage, done, total)`: stage "encode" counts tiles, "prefill" tokens. Returning False
-cancels."""
+"""`on_progress(stage, done, total)`: stage "load" counts percent, "encode" tiles, "prefill" tokens. Returning
+False cancels."""
 
 
 def demo_paths() -> tuple[Path, Path]:
@@ -84,12 +84,13 @@ class Model:
         batch: Tiles per run of the vision encoder, 1..17 (paper section 3.3: 4).
         pipeline: Whether the patch embedding of the next tiles overlaps the encoder's blocks for these.
         verbose: Show llama.cpp's own log on stderr.
+        on_progress: Called with ("load", percent, 100) while the LLM is loaded; returning False cancels.
 
     Raises:
         ModelFileError, ModelFormatError, UnsupportedModelError: a file is missing, broken or of the wrong
             kind.
         MismatchError: the two files do not belong together.
-        OutOfMemoryError, InvalidArgumentError.
+        OutOfMemoryError, InvalidArgumentError, Cancelled.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Model:
         batch: int = 4,
         pipeline: bool = True,
         verbose: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self._llm: LanguageModel | None = None
         self._vision: VisionEncoder | None = None
@@ -132,7 +134,13 @@ class Model:
         self.chunk = chunk
         try:
             self._llm = LanguageModel(
-                llm, n_ctx=n_ctx, n_batch=n_batch, n_threads=self.n_threads, verbose=verbose, head=llm_head
+                llm,
+                n_ctx=n_ctx,
+                n_batch=n_batch,
+                n_threads=self.n_threads,
+                verbose=verbose,
+                head=llm_head,
+                on_progress=on_progress,
             )
             if mmproj is not None:
                 self._vision = VisionEncoder(

@@ -152,10 +152,13 @@ class VisionEncoder:
         params.pipeline = int(pipeline)
         params.use_repack = int(use_repack)
         handle = _native.c_void_p()
-        _native.check(
-            self._lib.bluelm_vision_init(os.fsencode(self.path), _native.byref(params), _native.byref(handle))
-        )
-        self._handle = handle
+        with DeferredInterrupt():
+            status = self._lib.bluelm_vision_init(
+                os.fsencode(self.path), _native.byref(params), _native.byref(handle)
+            )
+            if status == 0:
+                self._handle = handle
+        _native.check(status)
         self.info = self._read_info()
         self.tiler = self._read_tiler()
         """What the file asks for."""

@@ -319,6 +319,20 @@ def test_closing(files) -> None:
             use()
 
 
+def test_loading_reports_and_can_be_cancelled(files) -> None:
+    calls: list[tuple[str, int, int]] = []
+    Model(files.llm, n_ctx=256, n_threads=1, on_progress=lambda *a: calls.append(a)).close()
+    assert [c[0] for c in calls] == ["load"] * len(calls) and calls[-1] == ("load", 100, 100)
+    with pytest.raises(Cancelled, match=r"llm\.gguf: loading was cancelled"):
+        Model(files.llm, on_progress=lambda *_: False)
+
+    def fail(*_: object) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        Model(files.llm, on_progress=fail)
+
+
 def test_a_program_may_end_with_models_open(files) -> None:
     code = f"""
 from bluelm_gguf import Model

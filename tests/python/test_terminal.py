@@ -181,7 +181,7 @@ def test_ctrl_c_while_looking_at_pictures(terminal, files) -> None:
     assert "[" not in t.screen.replace("^C", "")
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.2, 0.35, 0.5])
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.3, 0.35, 0.4, 0.5])
 def test_ctrl_c_at_any_time(terminal, talkative: Path, delay: float) -> None:
     """Also while Python or the model is being loaded."""
     t = terminal("run", "-m", talkative, "-p", "what?", *ENDLESS)
