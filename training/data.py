@@ -182,16 +182,21 @@ class Batches(torch.utils.data.IterableDataset):
             yield self.batch(name, size, rng)
 
     def batch(self, name: str, size: int, rng) -> dict:
-        made = self.large(size, rng) if name == "large" else self.windows(name, size, rng)
+        if name == "large":
+            made = self.large(size, rng)
+        elif name.startswith("m5"):
+            made = self.mosaic(size, rng)
+        else:
+            made = self.windows(name, size, rng)
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in made.items()} | {"recipe": name}
 
     def windows(self, name: str, size: int, rng) -> dict:
         """Windows of pictures of one tile.
 
         name: "w3", "w5", "w9", "w14" (cells a side); "x2" behind it: two views, one of them with text only;
-        "e" behind it: no questions, for the dense targets alone.
+        "e" behind it: no questions, for the dense targets alone; "f": the ViT stays as it is.
         """
-        cells, k = int(name[1:].rstrip("e").split("x")[0]), 2 if name.endswith("x2") else 1
+        cells, k = int(name[1:].rstrip("ef").split("x")[0]), 2 if name.endswith("x2") else 1
         asks = not name.endswith("e")
         last = 14 - cells
         edge = [
@@ -254,6 +259,61 @@ class Batches(torch.utils.data.IterableDataset):
         }
         out |= {key: np.stack([x[key] for x in lab]) for key in lab[0]}
         return out | pack(self.tokens, lists, self.phase["qa_tokens"], base, rng) if asks else out
+
+    def mosaic(self, size: int, rng) -> dict:
+        """Four windows of five tokens a side of one scene, and nothing between: many objects, few tokens."""
+        pixels, rows, cols, lab, lists, image_pos = [], [], [], [], [], []
+        for _ in range(size):
+            top, left = (int(rng.integers(0, 4)) for _ in range(2))
+            bottom, right = (int(rng.integers(a + 5, 9)) for a in (top, left))
+            corners = [(top, left), (top, right), (bottom, left), (bottom, right)]
+            background = S.random_background(rng)
+            colours = S.visible_colours(background)
+            roll, n = rng.random(), int(rng.integers(1, 5))
+            if roll < 0.4:
+                target = S.pick(rng, S.SHAPES)
+                others = [k for k in S.SHAPES if k != target]
+                kinds = [target] * n + [S.pick(rng, others) for _ in range(int(rng.integers(0, 3)))]
+                wanted = [(k, S.pick(rng, colours)) for k in kinds]
+            else:
+                n = n if roll < 0.8 else int(rng.integers(0, 3))
+                kinds = rng.permutation(len(S.SHAPES))[:n]
+                wanted = [
+                    (S.SHAPES[k], colours[c])
+                    for k, c in zip(kinds, rng.permutation(len(colours)), strict=False)
+                ]
+            text_at = int(rng.integers(4)) if roll >= 0.8 else -1
+            room = [v for v in range(4) if v != text_at] * 2
+            places = rng.permutation(len(room))[: len(wanted)]
+            shapes, text = [], None
+            for v, (r, c) in enumerate(corners):
+                scene = S.compose(
+                    int(rng.integers(S.TRAIN_SEEDS.stop)),
+                    width=140,
+                    height=140,
+                    origin=(28 * c, 28 * r),
+                    mode="text" if v == text_at else "distinct",
+                    closed_words=False,
+                    wanted=[w for w, p in zip(wanted, places, strict=True) if room[p] == v],
+                    background=background,
+                )
+                pixels.append(S.render(scene))
+                rows.append(2 * r), cols.append(2 * c)
+                lab.append(scene_labels(scene, 10, 10))
+                image_pos.append((3 + (r + np.arange(5))[:, None] * 14 + c + np.arange(5)[None]).reshape(-1))
+                shapes += [dataclasses.replace(s, cx=s.cx + 28 * c, cy=s.cy + 28 * r) for s in scene.shapes]
+                text = text or scene.text
+            whole = S.Scene(TILE, TILE, background, tuple(shapes), text, (0, 0), (TILE, TILE))
+            lists.append(Q.questions(whole, rng, self.phase.get("n_questions", 5)))
+        out = {
+            "pixels": np.stack(pixels),
+            "rows": np.asarray(rows),
+            "cols": np.asarray(cols),
+            "views": np.asarray(4),
+            "image_pos": np.stack(image_pos).reshape(size, -1),
+        }
+        out |= {key: np.stack([x[key] for x in lab]) for key in lab[0]}
+        return out | pack(self.tokens, lists, self.phase["qa_tokens"], [199] * size, rng)
 
     def large(self, size: int, rng) -> dict:
         """Whole pictures of several tiles, all of a batch with the same number of views."""

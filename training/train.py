@@ -31,13 +31,13 @@ from training.model import PRESETS, Config, Demo
 # Phases: (probability, recipe, batch size) lists; recipes are explained in data.py. share: of the whole time.
 PHASES = {
     "a": {
-        "share": 0.27,
+        "share": 0.25,
         "qa_tokens": 112,
         "n_questions": 5,
         "recipes": [(0.4, "w3e", 80), (0.25, "w5e", 36), (0.25, "w5", 36), (0.1, "w5x2", 20)],
     },
     "b": {
-        "share": 0.2,
+        "share": 0.1,
         "qa_tokens": 144,
         "n_questions": 6,
         "recipes": [
@@ -49,16 +49,23 @@ PHASES = {
         ],
     },
     "c": {
-        "share": 0.33,
+        "share": 0.45,
         "qa_tokens": 208,
         "n_questions": 9,
-        "recipes": [(0.7, "w14", 8), (0.12, "w9x2", 8), (0.1, "w9e", 16), (0.08, "w5", 30)],
+        "recipes": [
+            (0.16, "w14", 7),
+            (0.22, "w14f", 10),
+            (0.34, "m5f", 16),
+            (0.1, "m5", 12),
+            (0.06, "w5x2", 20),
+            (0.12, "w5e", 36),
+        ],
     },
     "d": {
         "share": 0.2,
         "qa_tokens": 176,
         "n_questions": 8,
-        "recipes": [(0.5, "w14", 8), (0.4, "large", 3), (0.1, "w9e", 16)],
+        "recipes": [(0.25, "w14", 7), (0.27, "w14f", 10), (0.4, "large", 4), (0.08, "w5e", 36)],
     },
 }
 
@@ -135,7 +142,7 @@ def aux_loss(model: Demo, features, z, batch, large: bool) -> tuple[torch.Tensor
                 total = total + 0.4 * F.cross_entropy(logits[keep], target[keep])
                 logs[name] = (logits[keep].argmax(-1) == target[keep]).float().mean().item()
             continue
-        total = total + F.cross_entropy(logits, target, weight=weighted(CELL_SIZES[name], 0.25, z.device))
+        total = total + F.cross_entropy(logits, target, weight=weighted(CELL_SIZES[name], 0.6, z.device))
         on = target > 0
         if on.any():
             logs[name] = (logits[on].argmax(-1) == target[on]).float().mean().item()
@@ -162,10 +169,11 @@ def prefix_dtype(model: Demo) -> torch.dtype:
     return model.llm.embed.weight.dtype
 
 
-def forward(model: Demo, batch, prefix, freeze: bool):
+def forward(model: Demo, batch, prefix):
     large = batch["recipe"] == "large"
     pixels = batch["pixels"].float().div_(127.5).sub_(1.0).to(prefix_dtype(model))
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not (freeze or large)):
+    frozen = large or batch["recipe"].endswith("f")
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         features = model.vit(pixels, batch["rows"], batch["cols"])
     z = model.proj(features)
     aux, logs = aux_loss(model, features, z, batch, large)
@@ -206,7 +214,7 @@ class Ranks:
 
     def mean(self, rank: int, step: int, flat: torch.Tensor) -> torch.Tensor:
         """Two sets of slots take turns, so that one barrier a step is enough."""
-        slots = self.slots[step % 2]
+        slots = self.slots[step % 2, :, : flat.numel()]
         slots[rank].copy_(flat)
         self.barrier.wait(timeout=600)
         return slots.mean(0)
@@ -334,10 +342,9 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
             )
         )
         say(f"phase {name} until {end:.1f} min")
-        tally, sums, aux_sums, seen, t_log, last_save, t_step = (
+        tallies, sums, seen, t_log, last_save, t_step = (
             {},
             [],
-            {},
             0,
             time.time(),
             time.time(),
@@ -346,19 +353,17 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
         phase_start = steps
         while done < end:
             batch = to(next(loader), device)
-            loss, aux, logs, counts = forward(work, batch, prefix, phase.get("freeze", False))
+            loss, aux, logs, counts = forward(work, batch, prefix)
             (loss + args.aux * aux).backward()
             for p, q in zip(params, work.parameters(), strict=True):
                 p.grad, q.grad = None if q.grad is None else q.grad.float(), None
             if ranks is not None:
-                flat = torch.cat(
-                    [torch.zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in params]
-                    + [torch.tensor([done])]
-                )
+                used = [p for p in params if p.grad is not None]
+                flat = torch.cat([p.grad.reshape(-1) for p in used] + [torch.tensor([done])])
                 flat = ranks.mean(rank, steps, flat)
                 done = flat[-1].item()
-                for p, g in zip(params, flat[:-1].split([p.numel() for p in params]), strict=True):
-                    p.grad = None if p.grad is None else g.view(p.shape)
+                for p, g in zip(used, flat[:-1].split([p.numel() for p in used]), strict=True):
+                    p.grad = g.view(p.shape)
             norm = torch.nn.utils.clip_grad_norm_(params, 2.0)
             left = 1 - done / total
             factor = min(1.0, (steps + 1) / 150, (steps - phase_start + 30) / 60) * min(
@@ -376,24 +381,27 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
             n = batch["image_pos"].shape[0]
             pictures, seen = pictures + n * args.ranks, seen + n * args.ranks
             sums.append((loss.item() if counts else float("nan"), aux.item()))
+            table = tallies.setdefault(batch["recipe"].rstrip("ef"), ({}, {}))
             for k, v in logs.items():
-                aux_sums.setdefault(k + ("" if not batch["recipe"].startswith("w3") else "3"), []).append(v)
+                table[1].setdefault(k, []).append(v)
             for k, (good, count) in counts.items():
-                t = tally.setdefault((k + "*") if batch["recipe"] == "large" else k, [0, 0])
-                t[0] += good
-                t[1] += count
+                pair = table[0].setdefault(k, [0, 0])
+                pair[0] += good
+                pair[1] += count
             now = time.time()
             done += (now - t_step) / 60
             t_step = now
             if now - t_log > args.log_seconds:
-                mean = np.nanmean(sums, 0) if any(counts for counts in tally) else np.mean(sums, 0)
-                kinds = " ".join(f"{k}:{100 * g / c:.0f}" for k, (g, c) in tally.items() if c)
-                heads = " ".join(f"{k}:{np.mean(v):.2f}" for k, v in aux_sums.items())
+                mean = [np.nanmean(column) for column in zip(*sums, strict=True)]
                 say(
                     f"{name} {done:5.1f} min step {steps} pics {pictures} {seen / (now - t_log):.1f}/s "
-                    f"lr {factor:.2f} loss {mean[0]:.3f} aux {mean[1]:.3f} | {kinds} | {heads}"
+                    f"lr {factor:.2f} loss {mean[0]:.3f} aux {mean[1]:.3f}"
                 )
-                tally, sums, aux_sums, seen, t_log = {}, [], {}, 0, now
+                for recipe, (kinds, heads) in sorted(tallies.items()):
+                    text = " ".join(f"{k}:{100 * g / c:.0f}" for k, (g, c) in kinds.items() if c)
+                    text += " | " + " ".join(f"{k}:{np.mean(v):.2f}" for k, v in heads.items())
+                    say(f"    {recipe:5} {text}")
+                tallies, sums, seen, t_log = {}, [], 0, now
             if now - last_save > args.save_minutes * 60:
                 save("last.pt")
                 last_save = now
@@ -459,7 +467,7 @@ def main() -> None:
         help="torch.compile the blocks (needs a C++ compiler; about 20% faster on a CPU)",
     )
     p.add_argument("--save-minutes", type=float, default=3)
-    p.add_argument("--log-seconds", type=float, default=30)
+    p.add_argument("--log-seconds", type=float, default=60)
     p.set_defaults(run=train)
     p = sub.add_parser("export")
     p.add_argument("--run", dest="run_dir", required=True)

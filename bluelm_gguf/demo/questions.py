@@ -239,7 +239,7 @@ WEIGHTS = {
     "word": 2.0,
     "size": 0.6,
     "side": 0.5,
-    "exists": 0.9,
+    "exists": 1.4,
     "describe": 0.6,
 }
 

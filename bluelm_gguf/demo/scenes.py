@@ -162,7 +162,7 @@ def pick(rng: Rng, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def _background(rng: Rng) -> Background:
+def random_background(rng: Rng) -> Background:
     level = rng.uniform(172, 232) if rng.random() < 0.6 else rng.uniform(44, 104)
     tint = rng.uniform(-14, 14, 3)
     start = np.clip(level + tint, 30, 240)
@@ -180,6 +180,11 @@ def _background(rng: Rng) -> Background:
 def _visible(rgb: Rgb, background: Background) -> bool:
     mean = (np.asarray(background.start, float) + np.asarray(background.end, float)) / 2
     return float(np.abs(np.asarray(rgb) - mean).sum()) > 90
+
+
+def visible_colours(background: Background) -> list[str]:
+    """Colours that stand out from a background."""
+    return [c for c, rgb in COLOURS.items() if _visible(rgb, background)]
 
 
 def _rgb(values: np.ndarray) -> Rgb:
@@ -304,6 +309,8 @@ def compose(
     large: bool = False,
     most: int = 5,
     grids: tuple[tuple[int, int], ...] = LARGE_GRIDS,
+    wanted: list[tuple[str, str]] | None = None,
+    background: Background | None = None,
 ) -> Scene:
     """The scene of a seed.
 
@@ -316,6 +323,8 @@ def compose(
         large: a picture of several tiles (of random size) with a string that lies inside one tile.
         most: at most so many shapes.
         grids: the (columns, rows) that a large picture may have.
+        wanted: (kind, colour) of the shapes, for a window of a larger scene; drawn if None.
+        background: likewise.
     """
     rng = np.random.default_rng(seed)
     scale, rects, grid, frame = 1.0, [(0.0, 0.0, float(width), float(height))], (1, 1), (TILE, TILE)
@@ -338,11 +347,12 @@ def compose(
                 rects.append((x0, y0, min(x1, width - 2.0), min(y1, height - 2.0)))
     elif (width, height) == (TILE, TILE):
         rects = [(2.0, 2.0, 376.0, 376.0)]  # 27 patches of 14 pixels end at 378
-    background = _background(rng)
-    colours = [c for c, rgb in COLOURS.items() if _visible(rgb, background)]
+    background = background or random_background(rng)
+    colours = visible_colours(background)
     if mode is None:
         mode = "text" if large else pick(rng, ("distinct",) * 9 + ("count",) * 6 + ("text",) * 5)
-    text, wanted = None, []
+    text, given = None, wanted
+    wanted = []
     if mode == "text":
         longest = 5
         for _ in range(8):
@@ -364,6 +374,8 @@ def compose(
         n = min(n, most)
         kinds, cols_ = rng.permutation(len(SHAPES))[:n], rng.permutation(len(colours))[:n]
         wanted = [(SHAPES[int(k)], colours[int(c)]) for k, c in zip(kinds, cols_, strict=True)]
+    if given is not None:
+        wanted = given
     whole = (width, height) == frame and not large
     spread = whole and mode != "text" and rng.random() < 0.6
     shapes = _place_shapes(rng, wanted, rects, scale, text, frame, spread)
