@@ -93,6 +93,8 @@ class _Run:
         return model._prompts.build(request.turns)
 
     def _check_length(self, n_prompt: int) -> None:
+        if n_prompt == 0:
+            raise InvalidArgumentError("the prompt is empty: there is nothing to answer")
         if n_prompt + 1 > self.llm.n_ctx:
             raise ContextFullError(
                 f"the prompt has {n_prompt} tokens and the answer needs at least one more, but the context "
@@ -100,8 +102,7 @@ class _Run:
             )
 
     def _progress(self, stage: str, base: int, total: int) -> ProgressFn:
-        """on_progress with counts over all pictures, or all of the prompt; also what makes cancelling
-        work."""
+        """on_progress with counts over all pictures, or all of the prompt; cancels when asked to."""
 
         def report(_stage: str, done: int, _total: int) -> bool:
             if self.cancel.is_set():
@@ -122,52 +123,36 @@ class _Run:
         n_kept = _common(model._cells, wanted[:-1]) if self.request.reuse else 0
         n_kept = llm.keep(n_kept)
         del model._cells[n_kept:]
-        start = time.perf_counter()
-        total, pos = len(wanted) - n_kept, 0
+        start, end = time.perf_counter(), 0
         for segment in segments:
-            end = pos + len(segment)
-            if end > n_kept:
-                self._prefill_segment(
-                    segment, max(pos, n_kept), pos, end == len(wanted), wanted, n_kept, total
-                )
-            pos = end
+            begin, end = max(end, n_kept), end + len(segment)
+            if begin < end:
+                report = self._progress("prefill", begin - n_kept, len(wanted) - n_kept)
+                self._prefill_part(segment, begin, end, wanted, report)
         self.prefill_s = time.perf_counter() - start
         history = [cell for cell in wanted if isinstance(cell, int)]
         self.sampler = Sampler(self.request.sampling, llm.n_vocab, history)
 
-    def _prefill_segment(
-        self,
-        segment: Segment,
-        begin: int,
-        pos: int,
-        is_last: bool,
-        wanted: list[Cell],
-        n_kept: int,
-        total: int,
+    def _prefill_part(
+        self, segment: Segment, begin: int, end: int, wanted: list[Cell], report: ProgressFn
     ) -> None:
-        """Brings positions begin.. of a segment that starts at pos into the cache."""
+        """Brings positions begin..end-1, the last ones of a segment, into the cache."""
         model, llm = self.model, self.llm
-        report = self._progress("prefill", begin - n_kept, total)
-        end = pos + len(segment)
+        skip, logits = len(segment) - (end - begin), end == len(wanted)
         try:
             if isinstance(segment, TextSegment):
-                tokens = segment.tokens[begin - pos :]
-                llm.prefill_tokens(tokens, begin, chunk=model.chunk, logits=is_last, on_progress=report)
-                self.n_text_prefilled += end - begin
+                tokens = segment.tokens[skip:]
+                llm.prefill_tokens(tokens, begin, chunk=model.chunk, logits=logits, on_progress=report)
+                self.n_text_prefilled += len(tokens)
             else:
-                rows = segment.image.embeddings[begin - pos :]
-                llm.prefill_embd(rows, begin, chunk=model.chunk, logits=is_last, on_progress=report)
-                self.n_image_prefilled += end - begin
+                rows = segment.image.embeddings[skip:]
+                llm.prefill_embd(rows, begin, chunk=model.chunk, logits=logits, on_progress=report)
+                self.n_image_prefilled += len(rows)
         except PartlyDone as partly:
-            self._roll_back(begin + partly.n_done, wanted)
+            # The cache and our list of what is in it must agree again.
+            model._cells[:] = wanted[: llm.keep(begin + partly.n_done)]
             raise (partly.__cause__ or partly) from None
         model._cells[begin:] = wanted[begin:end]
-
-    def _roll_back(self, n_done: int, wanted: list[Cell]) -> None:
-        """After a prefill that ended early: the cache and our list of it agree again."""
-        model = self.model
-        n_done = self.llm.keep(n_done)
-        model._cells[:] = wanted[:n_done]
 
     # ----------------------------------------------------------------------------------------------- decode
 
@@ -200,7 +185,7 @@ class _Run:
             try:
                 llm.prefill_tokens((token,), n_cells, chunk=1, logits=True)
             except PartlyDone as partly:
-                self._roll_back(0, [])
+                del model._cells[llm.keep(0) :]
                 raise (partly.__cause__ or partly) from None
             model._cells.append(token)
             token = llm.sample(self.sampler)

@@ -378,6 +378,14 @@ def test_no_template_in_the_file(tmp_path: Path) -> None:
         assert model.generate("what?", max_tokens=3).tokens
 
 
+def test_a_prompt_of_no_tokens(tmp_path: Path) -> None:
+    path = tiny_models.write_llm(tmp_path / "bare.gguf", template="{{ messages[0].content }}")
+    with Model(path, n_ctx=256, n_threads=1) as model:
+        with pytest.raises(InvalidArgumentError, match="empty"):
+            model.generate("")
+        assert model.generate("a", max_tokens=1).tokens
+
+
 def test_files_that_do_not_fit(files, tmp_path: Path) -> None:
     wide = tiny_models.write_mmproj(tmp_path / "wide.gguf", n_embd_out=96)
     with pytest.raises(MismatchError) as caught:
