@@ -118,7 +118,7 @@ def convert(
         )
     directory = Path(checkpoint_dir)
     out = Path(out_dir)
-    name = _file_stem(name if name is not None else directory.resolve().name)
+    name = name or directory.resolve().name or "model"
     report: ProgressCallback = on_progress or (lambda stage, done, total: None)
 
     checkpoint = Checkpoint(directory)
@@ -237,7 +237,7 @@ class _LlmJob(_Job):
         super().__init__(checkpoint, specs, file_type, name, pair_id, report)
         self.family = family
         self.vocabulary = vocabulary
-        self.file_name = f"{name}-{file_type.upper()}.gguf"
+        self.file_name = f"{_file_stem(name)}-{file_type.upper()}.gguf"
 
     def written_type(self) -> str:
         """Types that llama.cpp makes start from a file without loss."""
@@ -291,7 +291,7 @@ class _MmprojJob(_Job):
         super().__init__(checkpoint, specs, file_type, name, pair_id, report)
         assert family.vision is not None
         self.vision = family.vision
-        self.file_name = f"mmproj-{name}-{file_type.upper()}.gguf"
+        self.file_name = f"mmproj-{_file_stem(name)}-{file_type.upper()}.gguf"
 
     def run(self, staging: Staging) -> Path:
         writer = self.new_writer("clip", "mmproj", self.file_type)

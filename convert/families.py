@@ -11,7 +11,7 @@ from .decoder import Decoder
 from .errors import UnsupportedModelError
 from .llama import Llama
 from .qwen2 import Qwen2
-from .siglip import PROJECTOR, TOWER, SiglipProjector
+from .siglip import TOWER, SiglipProjector
 
 DECODERS: dict[str, type[Decoder]] = {family.MODEL_TYPE: family for family in (Llama, Qwen2)}
 TEXT_PREFIX = "language_model."
@@ -126,6 +126,3 @@ def _from_llava(config: Section) -> Section:
             "tiler": {"method": "single", "thumbnail": "none", "fit": "stretch"},
         },
     )
-
-
-__all__ = ["DECODERS", "PROJECTOR", "Family", "recognise"]

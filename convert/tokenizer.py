@@ -14,6 +14,16 @@ from .vocabulary import Vocabulary
 
 # Slow tokenizer classes that put BOS before the text unless told otherwise.
 BOS_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+# Tokens that llama.cpp takes for an end by their text (llama-vocab.cpp); others must be named to it.
+KNOWN_ENDS = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+)
 SPECIAL_ROLES = {"bos": "bos_token", "eos": "eos_token", "unk": "unk_token", "pad": "pad_token"}
 
 
@@ -167,9 +177,16 @@ def _find_special(
         listed = [i for i in listed if 0 <= i < len(vocabulary.tokens)]
         if listed and role not in vocabulary.special_ids:
             vocabulary.special_ids[role] = listed[0]
-        others = [i for i in listed if i != vocabulary.special_ids.get(role)]
-        if role == "eos" and others:
-            vocabulary.special_ids["eot"] = others[0]
+        if role == "eos":
+            ends = [i for i in listed if i != vocabulary.special_ids.get(role)]
+            ends = [i for i in dict.fromkeys(ends) if vocabulary.tokens[i] not in KNOWN_ENDS]
+            if ends:
+                vocabulary.special_ids["eot"] = ends[0]
+            if len(ends) > 1:
+                lost = ", ".join(vocabulary.tokens[i] for i in ends[1:])
+                vocabulary.notes.append(
+                    f"GGUF names one more end token only; these do not stop an answer: {lost}"
+                )
 
 
 def _read_bos_eos(vocabulary: Vocabulary, tokenizer: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import subprocess
@@ -54,7 +55,7 @@ class Staging:
 
     def path(self, name: str, *, scratch: bool = False) -> Path:
         """The temporary path of a file; scratch files are removed at the end in any case."""
-        for stale in self.directory.glob(f".{glob_escape(name)}.*.part"):
+        for stale in self.directory.glob(f".{glob.escape(name)}.*.part"):
             if not _is_running(stale.name.rsplit(".", 2)[-2]):
                 stale.unlink(missing_ok=True)
         part = self.directory / f".{name}.{os.getpid()}.part"
@@ -98,11 +99,6 @@ class Staging:
         for part in [*self._parts.values(), *self._scratch]:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
-
-
-def glob_escape(name: str) -> str:
-    """A file name as a glob pattern that matches only itself."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _is_running(pid: str) -> bool:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import gguf
+import gguf_io
 import pytest
 from bluelm_gguf.convert import ConversionError, OutputError, convert
 from bluelm_gguf.convert.writer import Staging
@@ -81,6 +82,7 @@ def test_both_files_appear_together(checkpoint: Path, tmp_path: Path) -> None:
         result.mmproj_path is not None and result.mmproj_path.name == "mmproj-two-words-and-a-colon-Q8_0.gguf"
     )
     assert len(list(tmp_path.glob("*.gguf"))) == 2
+    assert gguf_io.metadata(result.llm_path)["general.name"] == "two words/and: a colon"
 
 
 def test_sigterm_and_the_status_of_the_command(checkpoint: Path, tmp_path: Path) -> None:
