@@ -25,7 +25,7 @@ class Chat:
         print(chat.ask("And what is the dearest?").text)    # computes the question only
 
     The turns are kept here; the KV cache is the model's. When several chats (or `generate`) take turns on one
-    model, answers stay right and the cache is computed again.
+    model, answers stay right and the cache is computed again. One thread at a time may use a chat.
 
     Args:
         model: Stays the caller's.

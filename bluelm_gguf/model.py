@@ -394,7 +394,8 @@ def as_list(images: Any) -> list[Any]:
     """The pictures of a call; one picture given without a list is meant as one."""
     if images is None:
         return []
-    if isinstance(images, str | bytes | bytearray | Path | EncodedImage) or hasattr(images, "size"):
+    single = (str, bytes, bytearray, memoryview, Path, EncodedImage)
+    if isinstance(images, single) or hasattr(images, "size") or hasattr(images, "read"):
         return [images]
     return list(images)
 

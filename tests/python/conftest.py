@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,9 @@ import numpy as np
 import pytest
 import tiny_models
 from PIL import Image
+from program import arguments
 
 from bluelm_gguf import Model
-
-PROGRAM = (sys.executable, "-m", "bluelm_gguf.cli")
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def program() -> Program:
 
     def run(*args: Any, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*PROGRAM, *map(str, args)], input=stdin, capture_output=True, timeout=120, check=False, **options
+            arguments(*args), input=stdin, capture_output=True, timeout=120, check=False, **options
         )
         return subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode(), done.stderr.decode()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import tiny_models
-from conftest import PROGRAM
 from PIL import Image
+from program import arguments
 
 from bluelm_gguf import (
     BluelmError,
@@ -160,7 +160,7 @@ def test_a_picture_that_no_memory_holds(files, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20))
 
     done = subprocess.run(
-        [*PROGRAM, "run", *files.pair, "--image", tmp_path / "large.png", "-p", "a", "-t", "1", "-n", "1"],
+        arguments("run", *files.pair, "--image", tmp_path / "large.png", "-p", "a", "-n", 1),
         preexec_fn=limited, capture_output=True, text=True, timeout=120, check=False,
         env={"OPENBLAS_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
     )  # fmt: skip

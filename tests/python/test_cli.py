@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import tiny_models
-from conftest import PROGRAM
 from PIL import Image
+from program import arguments
 
 import bluelm_gguf
 from bluelm_gguf import Model
@@ -114,7 +114,7 @@ def test_run_flags_reach_the_model(program, files) -> None:
 
 
 def test_a_broken_pipe_is_quiet(files) -> None:
-    command = [*PROGRAM, "run", "-m", str(files.llm), "-p", "what", "-n", "500", "-c", "1024"]
+    command = arguments("run", "-m", files.llm, "-p", "what", "-n", 500, "-c", 1024)
     done = subprocess.run(
         f"{shlex.join(command)} | head -c 1 | wc -c",
         shell=True,
@@ -132,11 +132,11 @@ def test_names_and_questions_that_are_no_utf_8(files, scripted: Path, tmp_path: 
     odd = os.fsencode(tmp_path) + b"/m\xff.gguf"
     Path(os.fsdecode(odd)).write_bytes(scripted.read_bytes())
     done = subprocess.run(
-        [*PROGRAM, "run", "-m", odd], input=b"wh\xff\xfet?", capture_output=True, timeout=60, check=False
+        arguments("run", "-m", odd), input=b"wh\xff\xfet?", capture_output=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{SCRIPT}\n".encode(), b"")
     done = subprocess.run(
-        [*PROGRAM, "chat", "-m", odd + b"x"], input=b"a", capture_output=True, timeout=60, check=False
+        arguments("chat", "-m", odd + b"x"), input=b"a", capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 1 and done.stderr.endswith(b".ggufx: no such file or directory\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import subprocess
 import sys
 import threading
@@ -97,12 +98,13 @@ def test_every_kind_of_picture_is_the_same_picture(shared_model: Model, files) -
     image = Image.open(files.small)
     kinds = [files.small, str(files.small), files.small.read_bytes(), image, np.asarray(image)]
     encoded = [shared_model.encode(kind) for kind in kinds]
+    raw = io.BytesIO(files.small.read_bytes())
     for one in encoded[1:]:
         np.testing.assert_array_equal(one.embeddings, encoded[0].embeddings)
     assert len({one.key for one in encoded}) == len(kinds)
     answers = {
         shared_model.generate("what?", images=images, max_tokens=8).tokens
-        for images in ([files.small], files.small, [encoded[0]], encoded[1])
+        for images in ([files.small], files.small, [encoded[0]], encoded[1], image, np.asarray(image), raw)
     }
     assert len(answers) == 1
 

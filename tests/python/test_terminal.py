@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
-from conftest import PROGRAM
+from program import arguments
 
 from bluelm_gguf.chat_terminal import path_from
 from bluelm_gguf.terminal import ProgressLine, printable
@@ -39,7 +39,7 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.environ.update({"TERM": "xterm", "LANG": "C.UTF-8", **env})
-            os.execv(PROGRAM[0], [*PROGRAM, *map(str, args)])
+            os.execv(sys.executable, arguments(*args))
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         self._status: int | None = None
 
@@ -153,7 +153,7 @@ def test_run_streams_whole_characters(terminal, scripted: Path) -> None:
 
 def test_no_progress_where_stderr_is_no_terminal(files) -> None:
     done = subprocess.run(
-        [*PROGRAM, "run", *files.pair, "--image", str(files.large), "-p", "what?", "-n", "3"],
+        arguments("run", *files.pair, "--image", files.large, "-p", "what?", "-n", 3),
         capture_output=True,
         timeout=120,
         check=False,
