@@ -67,3 +67,11 @@ def test_version_is_that_of_the_package() -> None:
     import bluelm_gguf
 
     assert bluelm_gguf.__version__ == version("bluelm-gguf")
+
+
+def test_doctor_knows_the_pinned_llama_cpp_python() -> None:
+    from importlib.metadata import requires
+
+    from bluelm_gguf.doctor import LLAMA_CPP_PYTHON
+
+    assert f"llama-cpp-python=={LLAMA_CPP_PYTHON}" in (requires("bluelm-gguf") or [])
