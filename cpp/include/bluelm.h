@@ -136,7 +136,7 @@ typedef struct bluelm_vision_params {
     int32_t n_threads;   // <= 0: the number of physical cores
     int32_t batch;       // tiles per ViT run, 1..17 (paper section 3.3: 4)
     int32_t pipeline;    // 1: patch embedding of the next batch overlaps the ViT of this one
-    int32_t use_repack;  // 1: weights in ggml's repacked buffers where the CPU has kernels for them
+    int32_t use_repack;  // 1: quantised weights rearranged where there are faster kernels for this CPU
 } bluelm_vision_params;
 
 typedef struct bluelm_vision_info {
@@ -150,7 +150,7 @@ typedef struct bluelm_vision_info {
     int32_t has_post_ln, has_input_norm, column_major;
     int64_t n_params;
     int64_t weight_bytes;      // as stored in the file
-    int64_t repacked_tensors;  // tensors that lie in a repacked buffer
+    int64_t repacked_tensors;  // tensors rearranged for faster kernels
     char name[128];
     char ftype[16];
 } bluelm_vision_info;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "layer_ops.h"
+#include "q8_matmul.h"
 
 namespace bluelm {
 namespace {
@@ -91,7 +92,8 @@ void tiles_to_planes(const VisionConfig& c, const uint8_t* tiles, int n, float* 
 }
 
 ggml_tensor* build_matmul(ggml_context* ctx, const Linear& linear, ggml_tensor* x) {
-    return ggml_mul_mat(ctx, linear.w, x);
+    // I8 is what q8_pack made of a Q8_0 weight.
+    return linear.w->type == GGML_TYPE_I8 ? q8_matmul(ctx, linear.w, x) : ggml_mul_mat(ctx, linear.w, x);
 }
 
 ggml_type activation_type(const Linear& linear) {

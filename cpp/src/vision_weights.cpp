@@ -8,10 +8,12 @@
 #include <cstring>
 #include <map>
 #include <unordered_set>
+#include <utility>
 
 #include "error.h"
 #include "ggml-cpu.h"
 #include "gguf.h"
+#include "q8_matmul.h"
 #include "tiler.h"
 
 namespace bluelm {
@@ -471,11 +473,41 @@ bool buffer_type_runs(ggml_backend_dev_t cpu, ggml_backend_buffer_type_t type, g
     return ggml_backend_dev_supports_op(cpu, ggml_mul_mat(ctx.get(), w, x));
 }
 
-// The patch convolution [D, 3, P, P] as rows of 588 values, padded with zeros to 608 (docs/mmproj.md).
-std::vector<uint8_t> pad_rows(const std::vector<uint8_t>& raw, size_t n_rows, size_t row, size_t padded_row) {
-    std::vector<uint8_t> out(n_rows * padded_row, 0);
-    for (size_t r = 0; r < n_rows; ++r) std::memcpy(&out[r * padded_row], &raw[r * row], row);
-    return out;
+// How a tensor lies in memory.
+enum class Layout {
+    kAsStored,    // as in the file, or as the buffer type rearranges it
+    kPaddedRows,  // the patch convolution [D, 3, 14, 14] as a matmul: rows of 588 values, zeros up to 608
+    kQ8Panels,    // q8_matmul.h, an I8 tensor [n_out / 32, bytes of a panel]
+};
+using Place = std::pair<ggml_backend_buffer_type_t, Layout>;
+
+ggml_tensor* new_tensor(ggml_context* ctx, const MmprojFile& file, const TensorInfo& info, Layout layout) {
+    const ggml_type type = gguf_get_tensor_type(file.gguf(), info.id);
+    const int64_t* ne = gguf_get_tensor_ne(file.gguf(), info.id);
+    ggml_tensor* tensor = nullptr;
+    switch (layout) {
+        case Layout::kAsStored:
+            tensor = ggml_new_tensor(ctx, type, static_cast<int>(info.shape.size()), ne);
+            break;
+        case Layout::kPaddedRows:
+            tensor = ggml_new_tensor_2d(ctx, type, (ne[0] * ne[1] * ne[2] + 31) / 32 * 32, ne[3]);
+            break;
+        case Layout::kQ8Panels:
+            tensor = ggml_new_tensor_2d(ctx, GGML_TYPE_I8, static_cast<int64_t>(q8_panel_bytes(ne[0])),
+                                        ne[1] / kQ8PanelOutputs);
+            break;
+    }
+    ggml_set_name(tensor, info.name.c_str());
+    return tensor;
+}
+
+// Rows as stored into a tensor with longer rows, zeros behind them.
+void pad_rows(const std::vector<uint8_t>& raw, ggml_tensor* tensor) {
+    const size_t n_rows = static_cast<size_t>(tensor->ne[1]), row = raw.size() / n_rows;
+    std::memset(tensor->data, 0, ggml_nbytes(tensor));
+    for (size_t r = 0; r < n_rows; ++r) {
+        std::memcpy(static_cast<char*>(tensor->data) + r * tensor->nb[1], &raw[r * row], row);
+    }
 }
 
 }  // namespace
@@ -495,38 +527,36 @@ VisionWeights::VisionWeights(const std::string& path, bool use_repack) {
     const std::vector<ggml_backend_buffer_type_t> repacked =
         use_repack ? repack_buffer_types(cpu) : std::vector<ggml_backend_buffer_type_t>();
 
-    // One context and one buffer for each buffer type in use.
-    std::map<ggml_backend_buffer_type_t, std::vector<const TensorInfo*>> by_buffer;
+    // One context and one buffer for each place in use.
+    std::map<Place, std::vector<const TensorInfo*>> by_place;
     for (const TensorInfo& info : table) {
         const ggml_type type = gguf_get_tensor_type(file.gguf(), info.id);
         weight_bytes += static_cast<int64_t>(gguf_get_tensor_size(file.gguf(), info.id));
         int64_t n = 1;
         for (int64_t extent : info.shape) n *= extent;
         n_params += n;
-        ggml_backend_buffer_type_t chosen = plain;
-        if (info.kind == Kind::kWeight && ggml_is_quantized(type)) {
-            for (ggml_backend_buffer_type_t candidate : repacked) {
-                if (!buffer_type_runs(cpu, candidate, type, info.shape, config.n_patches())) continue;
-                chosen = candidate;
-                ++repacked_tensors;
-                break;
+        Place place = {plain, info.kind == Kind::kPatch ? Layout::kPaddedRows : Layout::kAsStored};
+        if (use_repack && info.kind == Kind::kWeight && ggml_is_quantized(type)) {
+            if (type == GGML_TYPE_Q8_0 && q8_matmul_runs(info.shape[0], info.shape[1])) {
+                place.second = Layout::kQ8Panels;
+            } else {
+                for (ggml_backend_buffer_type_t candidate : repacked) {
+                    if (!buffer_type_runs(cpu, candidate, type, info.shape, config.n_patches())) continue;
+                    place.first = candidate;
+                    break;
+                }
             }
+            repacked_tensors += place != Place{plain, Layout::kAsStored};
         }
-        by_buffer[chosen].push_back(&info);
+        by_place[place].push_back(&info);
     }
 
-    for (const auto& [buffer_type, infos] : by_buffer) {
+    std::vector<uint8_t> raw;
+    for (const auto& [place, infos] : by_place) {
+        const auto [buffer_type, layout] = place;
         GgmlContextPtr ctx(ggml_init({(infos.size() + 1) * ggml_tensor_overhead(), nullptr, true}));
         if (!ctx) throw std::bad_alloc();
-        for (const TensorInfo* info : infos) {
-            const ggml_type type = gguf_get_tensor_type(file.gguf(), info->id);
-            const int64_t* ne = gguf_get_tensor_ne(file.gguf(), info->id);
-            *info->slot =
-                info->kind == Kind::kPatch
-                    ? ggml_new_tensor_2d(ctx.get(), type, config.patch_values_padded(), config.n_embd)
-                    : ggml_new_tensor(ctx.get(), type, static_cast<int>(info->shape.size()), ne);
-            ggml_set_name(*info->slot, info->name.c_str());
-        }
+        for (const TensorInfo* info : infos) *info->slot = new_tensor(ctx.get(), file, *info, layout);
         GgmlBufferPtr buffer(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buffer_type));
         if (!buffer) {
             throw Error(BLUELM_ERR_OUT_OF_MEMORY,
@@ -534,23 +564,24 @@ VisionWeights::VisionWeights(const std::string& path, bool use_repack) {
                                static_cast<long long>(weight_bytes >> 20)));
         }
         ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-        std::vector<uint8_t> raw;
         for (const TensorInfo* info : infos) {
             ggml_tensor* tensor = *info->slot;
             const uint64_t offset =
                 gguf_get_data_offset(file.gguf()) + gguf_get_tensor_offset(file.gguf(), info->id);
             const size_t bytes = gguf_get_tensor_size(file.gguf(), info->id);
-            if (info->kind != Kind::kPatch && buffer_type == plain) {
+            if (layout == Layout::kAsStored && buffer_type == plain) {
                 file.read(offset, tensor->data, bytes);
                 continue;
             }
             raw.resize(bytes);
             file.read(offset, raw.data(), bytes);
-            if (info->kind == Kind::kPatch) {
-                const size_t n_rows = static_cast<size_t>(config.n_embd);
-                raw = pad_rows(raw, n_rows, bytes / n_rows, ggml_row_size(tensor->type, tensor->ne[0]));
+            switch (layout) {
+                case Layout::kAsStored: ggml_backend_tensor_set(tensor, raw.data(), 0, raw.size()); break;
+                case Layout::kPaddedRows: pad_rows(raw, tensor); break;
+                case Layout::kQ8Panels:
+                    q8_pack(raw.data(), info->shape[0], info->shape[1], static_cast<uint8_t*>(tensor->data));
+                    break;
             }
-            ggml_backend_tensor_set(tensor, raw.data(), 0, raw.size());
         }
         contexts_.push_back(std::move(ctx));
         buffers_.push_back(std::move(buffer));

@@ -94,7 +94,7 @@ public:
 
     int64_t n_params = 0;
     int64_t weight_bytes = 0;      // as stored in the file
-    int64_t repacked_tensors = 0;  // tensors that lie in one of the CPU backend's repacked buffers
+    int64_t repacked_tensors = 0;  // tensors rearranged for faster kernels
 
 private:
     std::vector<GgmlContextPtr> contexts_;
