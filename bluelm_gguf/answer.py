@@ -244,6 +244,7 @@ class ReplyStream(Iterator[str]):
         self._cancel = threading.Event()
         self._step = threading.RLock()  # held while computing
         self._is_computing = False
+        self._holds_model = False
         self._run: _Run | None = None
         self._pieces: Iterator[str] | None = None
         self._over = False
@@ -272,14 +273,11 @@ class ReplyStream(Iterator[str]):
         raise StopIteration
 
     def _compute(self) -> str:
-        """The next piece; raises Cancelled or, by way of StopIteration's stand-in, ends the answer."""
+        """The next piece; StopIteration at the end of the answer, Cancelled where it was cancelled."""
         if self._pieces is None:
-            self._model._lock.acquire()
-            try:
-                self._run = _Run(self._model, self._request, self._cancel)
-            except BaseException:
-                self._model._lock.release()
-                raise
+            self._run = _Run(self._model, self._request, self._cancel)
+            self._model._lock.acquire(self._cancel)
+            self._holds_model = True
             self._model._active = weakref.ref(self)
             self._pieces = self._run.pieces()
         piece = next(self._pieces, None)
@@ -299,11 +297,13 @@ class ReplyStream(Iterator[str]):
             self._request.on_finish(self._request.turns[-1], self.reply)
 
     def _let_go(self) -> None:
-        if not self._over and self._run is not None:
+        self._over = True
+        if self._run is not None:
             self._run.close()
+        if self._holds_model:
+            self._holds_model = False
             self._model._active = None
             self._model._lock.release()
-        self._over = True
 
     def cancel(self) -> None:
         """Ends the answer after the current step; may be called from any thread."""
@@ -334,13 +334,20 @@ class OwnedLock:
         self._lock = threading.Lock()
         self._owner: int | None = None
 
-    def acquire(self) -> None:
-        """Waits for other threads; raises InvalidArgumentError if this one has it."""
+    def acquire(self, cancel: threading.Event | None = None) -> None:
+        """Waits for other threads.
+
+        Raises:
+            InvalidArgumentError: this thread has it already.
+            Cancelled: `cancel` was set meanwhile.
+        """
         if self._owner == threading.get_ident():
             raise InvalidArgumentError(
                 "the model is still answering: finish or close that stream before asking something else"
             )
-        self._lock.acquire()
+        while not self._lock.acquire(timeout=0.1):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("cancelled while another thread had the model")
         self._owner = threading.get_ident()
 
     def release(self) -> None:

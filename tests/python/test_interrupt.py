@@ -66,6 +66,29 @@ def test_while_answering(files) -> None:
         assert model.generate("what?", max_tokens=2).tokens
 
 
+def test_while_waiting_for_another_thread(shared_model: Model) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with shared_model.stream("what?", max_tokens=50) as stream:
+            next(stream)
+            begun.set()
+            go_on.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    begun.wait(30)
+    timer = threading.Timer(0.2, press_ctrl_c)
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        shared_model.generate("what is this?")
+    assert time.monotonic() - start < 10
+    go_on.set()
+    holder.join()
+    assert shared_model.generate("what?", max_tokens=2).tokens
+
+
 def test_in_a_chat(shared_model: Model, files) -> None:
     """What was computed before Ctrl-C is kept, and the next answer is that of a fresh start."""
     chat = shared_model.chat()
