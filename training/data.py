@@ -249,7 +249,7 @@ class Batches(torch.utils.data.IterableDataset):
                     text=scenes[0].text or scenes[1].text,
                     grid=(2, 2),
                 )
-            lists.append(Q.questions(whole, rng, self.phase.get("n_questions", 5)))
+            lists.append(Q.questions(whole, rng, self.phase.get("n_questions", 5), self.phase.get("weights")))
         out = {
             "pixels": np.stack(pixels),
             "rows": np.asarray(rows),
@@ -304,7 +304,7 @@ class Batches(torch.utils.data.IterableDataset):
                 shapes += [dataclasses.replace(s, cx=s.cx + 28 * c, cy=s.cy + 28 * r) for s in scene.shapes]
                 text = text or scene.text
             whole = S.Scene(TILE, TILE, background, tuple(shapes), text, (0, 0), (TILE, TILE))
-            lists.append(Q.questions(whole, rng, self.phase.get("n_questions", 5)))
+            lists.append(Q.questions(whole, rng, self.phase.get("n_questions", 5), self.phase.get("weights")))
         out = {
             "pixels": np.stack(pixels),
             "rows": np.asarray(rows),
@@ -327,7 +327,7 @@ class Batches(torch.utils.data.IterableDataset):
             total = len(seen)
             pixels.append(seen)
             image_pos.append(3 + np.arange(196 * total))
-            lists.append(Q.questions(scene, rng, self.phase.get("n_questions", 5)))
+            lists.append(Q.questions(scene, rng, self.phase.get("n_questions", 5), self.phase.get("weights")))
             base.append(3 + 196 * total)
             cols, rows = scene.grid
             scale, _, _, left, top = placement(scene.width, scene.height, cols, rows)

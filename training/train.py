@@ -29,6 +29,18 @@ from training.data import CELL_SIZES, PATCH_SIZES, SKIP, Batches, Tokens
 from training.model import PRESETS, Config, Demo
 
 # Phases: (probability, recipe, batch size) lists; recipes are explained in data.py. share: of the whole time.
+LATE = {  # how often each kind is asked from phase c on
+    "colour": 1.0,
+    "shape": 0.8,
+    "count": 1.8,
+    "position": 2.0,
+    "number": 1.5,
+    "word": 1.5,
+    "size": 0.3,
+    "side": 0.5,
+    "exists": 0.6,
+    "describe": 0.4,
+}
 PHASES = {
     "a": {
         "share": 0.25,
@@ -52,19 +64,22 @@ PHASES = {
         "share": 0.45,
         "qa_tokens": 208,
         "n_questions": 9,
+        "weights": LATE,
         "recipes": [
-            (0.16, "w14", 7),
-            (0.22, "w14f", 10),
-            (0.34, "m5f", 16),
-            (0.1, "m5", 12),
-            (0.06, "w5x2", 20),
-            (0.12, "w5e", 36),
+            (0.28, "w14", 6),
+            (0.14, "w14f", 6),
+            (0.24, "m5f", 10),
+            (0.08, "m5", 10),
+            (0.08, "w5x2", 14),
+            (0.1, "w5e", 30),
+            (0.08, "w3e", 60),
         ],
     },
     "d": {
         "share": 0.2,
         "qa_tokens": 176,
         "n_questions": 8,
+        "weights": LATE,
         "recipes": [(0.25, "w14", 7), (0.27, "w14f", 10), (0.4, "large", 4), (0.08, "w5e", 36)],
     },
 }
@@ -76,8 +91,8 @@ class Muon:
     Jordan et al. 2024; scaled as in Moonlight (arXiv 2502.16982), so that one learning rate serves both.
     """
 
-    def __init__(self, model: Demo, lr: float, weight_decay: float = 0.02):
-        self.lr, self.weight_decay = lr, weight_decay
+    def __init__(self, model: Demo, lr: float, scale: float, encoder: float, weight_decay: float = 0.02):
+        self.lr, self.scale, self.encoder, self.weight_decay = lr, scale, encoder, weight_decay
         matrices, rest, names = [], [], {}
         for name, p in model.named_parameters():
             body = (".blocks." in name or name.startswith("proj.")) and p.ndim == 2
@@ -89,17 +104,23 @@ class Muon:
         self.buffers = {
             shape: torch.zeros(len(ps), *shape[:2], device=ps[0].device) for shape, ps in self.groups.items()
         }
-        self.adam = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        # named_parameters() begins with the encoder's, so that the order is the same for any split
+        split = [
+            [p for p in rest if (names[p] in ("vit", "proj")) is of_encoder] for of_encoder in (True, False)
+        ]
+        groups = [{"params": ps, "factor": f} for ps, f in zip(split, (encoder, 1.0), strict=True)]
+        self.adam = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
     @torch.no_grad()
     def step(self, factor: float):
         lr = self.lr * factor
         for group in self.adam.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         self.adam.step()
         for shape, ps in self.groups.items():
             if ps[0].grad is None:
                 continue
+            rate = lr * (self.encoder if shape[2] in ("vit", "proj") else 1.0)
             grad = torch.stack([p.grad for p in ps]).float()
             buf = self.buffers[shape]
             buf.mul_(0.95).add_(grad)
@@ -110,9 +131,9 @@ class Muon:
             for _ in range(5):
                 a = x @ x.mT
                 x = 3.4445 * x + (-4.7750 * a + 2.0315 * (a @ a)) @ x
-            x = (x.mT if flip else x).float() * (0.2 * math.sqrt(max(shape[:2])))
+            x = (x.mT if flip else x).float() * (self.scale * math.sqrt(max(shape[:2])))
             for p, u in zip(ps, x, strict=True):
-                p.mul_(1 - lr * self.weight_decay).add_(u, alpha=-lr)
+                p.mul_(1 - rate * self.weight_decay).add_(u, alpha=-rate)
 
     def state(self):
         return {"buffers": list(self.buffers.values()), "adam": self.adam.state_dict()}
@@ -120,7 +141,7 @@ class Muon:
     def load(self, state):
         for mine, saved in zip(self.buffers.values(), state["buffers"], strict=True):
             mine.copy_(saved)
-        self.adam.load_state_dict(state["adam"])
+        self.adam.load_state_dict({**self.adam.state_dict(), "state": state["adam"]["state"]})
 
 
 def weighted(n: int, none: float, device) -> torch.Tensor:
@@ -275,7 +296,7 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
         config = Config(**saved["config"])
         model = Demo(config, CELL_SIZES, PATCH_SIZES).to(device)
         model.load_state_dict(saved["model"])
-        optimiser = Muon(model, args.lr)
+        optimiser = Muon(model, args.lr, args.muon_scale, args.encoder_lr)
         optimiser.load(saved["optimiser"])
         ema = {k: v.clone() for k, v in saved["ema"].items()}
         done, steps, pictures, resumed = saved["minutes"], saved["steps"], saved["pictures"], True
@@ -285,7 +306,7 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
         sample = probe.batch("w5", 64, np.random.default_rng(7))["pixels"].float() / 127.5 - 1
         model.cpu().initialise(sample)
         model.to(device)
-        optimiser = Muon(model, args.lr)
+        optimiser = Muon(model, args.lr, args.muon_scale, args.encoder_lr)
     params = list(model.parameters())
     work = copy.deepcopy(model).to(
         torch.bfloat16
@@ -447,6 +468,8 @@ def main() -> None:
     p.add_argument("--minutes", type=float, default=100)
     p.add_argument("--phases", help="a:40,b:20,... instead of the default shares of --minutes")
     p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--muon-scale", type=float, default=0.36, help="root mean square of Muon's step, in lr")
+    p.add_argument("--encoder-lr", type=float, default=1.0, help="of the ViT and projector, in lr")
     p.add_argument("--aux", type=float, default=0.5)
     p.add_argument(
         "--decay",
