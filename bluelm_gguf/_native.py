@@ -242,13 +242,10 @@ def load() -> ctypes.CDLL:
         getattr(lib, name).restype = c_char_p
     lib.bluelm_status_name.argtypes = [c_int32]
     lib.bluelm_status_name.restype = c_char_p
-    if hasattr(lib, "bluelm_vision_free"):
-        lib.bluelm_vision_free.argtypes = [c_void_p]
-        lib.bluelm_vision_free.restype = None
+    lib.bluelm_vision_free.argtypes = [c_void_p]
+    lib.bluelm_vision_free.restype = None
     for name, argtypes in _FUNCTIONS.items():
-        function = getattr(lib, name, None)
-        if function is None:
-            continue
+        function = getattr(lib, name)
         function.argtypes = argtypes
         function.restype = c_int32
     build_info: str = lib.bluelm_build_info().decode()
