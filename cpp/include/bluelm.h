@@ -136,7 +136,7 @@ typedef struct bluelm_vision_params {
     int32_t n_threads;   // <= 0: the number of physical cores
     int32_t batch;       // tiles per ViT run, 1..17 (paper section 3.3: 4)
     int32_t pipeline;    // 1: patch embedding of the next batch overlaps the ViT of this one
-    int32_t use_repack;  // 1: quantised weights rearranged where there are faster kernels for this CPU
+    int32_t use_repack;  // 1: own kernels and rearranged weights where this CPU has them; 0: plain ggml
 } bluelm_vision_params;
 
 typedef struct bluelm_vision_info {

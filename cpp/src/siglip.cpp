@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "attention.h"
 #include "layer_ops.h"
 #include "q8_matmul.h"
 
@@ -23,32 +24,35 @@ struct PixelTable {
 };
 
 // SiglipAttention over x [B * 729, 1152] (already normalised): returns the heads' outputs, before out_proj.
-ggml_tensor* build_attention(ggml_context* ctx, const VisionConfig& c, const VitBlock& block,
+ggml_tensor* build_attention(ggml_context* ctx, const VisionWeights& w, const VitBlock& block,
                              ggml_tensor* x) {
+    const VisionConfig& c = w.config;
     const int64_t head_dim = c.head_dim(), n_head = c.n_head, n_patches = c.n_patches();
     const int64_t n_tiles = x->ne[1] / n_patches;
     const auto project = [&](const Linear& linear) {
-        ggml_tensor* y = ggml_add(ctx, build_matmul(ctx, linear, x), linear.b);  // [B * 729, 1152]
-        y = ggml_reshape_4d(ctx, y, head_dim, n_head, n_patches, n_tiles);       // [B, 729, 16, 72]
-        return ggml_permute(ctx, y, 0, 2, 1, 3);                                 // [B, 16, 729, 72], a view
+        return ggml_add(ctx, build_matmul(ctx, linear, x), linear.b);  // [B * 729, 1152]
     };
-    ggml_tensor* q = project(block.q);
-    ggml_tensor* k = project(block.k);
-    ggml_tensor* v = project(block.v);
+    ggml_tensor *q = project(block.q), *k = project(block.k), *v = project(block.v);
+    if (w.fast_kernels && attention_runs(head_dim)) return attention(ctx, q, k, v, c);
+    const auto heads = [&](ggml_tensor* y) {
+        y = ggml_reshape_4d(ctx, y, head_dim, n_head, n_patches, n_tiles);  // [B, 729, 16, 72]
+        return ggml_permute(ctx, y, 0, 2, 1, 3);                            // [B, 16, 729, 72], a view
+    };
     const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
     // K and V stay F32: ggml's tiled kernel computes in F32 whatever they are, and a view costs no copy.
     // Measured at 729 tokens and head_dim 72, two blocks, CPU time on one core (Xeon, AVX-512): this 650 ms,
     // with F16 keys and values 652, as two matmuls around a softmax 793, the same with everything padded to
     // multiples of 16 668.
-    ggml_tensor* y = ggml_flash_attn_ext(ctx, q, k, v, nullptr, scale, 0.0f, 0.0f);  // [B, 729, 16, 72]
-    return ggml_reshape_2d(ctx, y, c.n_embd, n_patches * n_tiles);                   // [B * 729, 1152]
+    ggml_tensor* y = ggml_flash_attn_ext(ctx, heads(q), heads(k), heads(v), nullptr, scale, 0.0f, 0.0f);
+    return ggml_reshape_2d(ctx, y, c.n_embd, n_patches * n_tiles);  // [B, 729, 16, 72] as [B * 729, 1152]
 }
 
 // SiglipEncoderLayer.
-ggml_tensor* build_block(ggml_context* ctx, const VisionConfig& c, const VitBlock& block, ggml_tensor* x) {
+ggml_tensor* build_block(ggml_context* ctx, const VisionWeights& w, const VitBlock& block, ggml_tensor* x) {
+    const VisionConfig& c = w.config;
     ggml_tensor* y =
         layer_norm(ctx, x, block.ln1.w, block.ln1.b, &c.layer_norm_eps, activation_type(block.q));
-    y = build_attention(ctx, c, block, y);
+    y = build_attention(ctx, w, block, y);
     x = bias_residual(ctx, x, build_matmul(ctx, block.out, y), block.out.b);
 
     y = layer_norm(ctx, x, block.ln2.w, block.ln2.b, &c.layer_norm_eps, activation_type(block.up));
@@ -113,7 +117,7 @@ ggml_tensor* build_patch_embedding(ggml_context* ctx, const VisionWeights& w, gg
 }
 
 ggml_tensor* build_encoder(ggml_context* ctx, const VisionWeights& w, ggml_tensor* x, int n_layers) {
-    for (int i = 0; i < n_layers; ++i) x = build_block(ctx, w.config, w.blocks[static_cast<size_t>(i)], x);
+    for (int i = 0; i < n_layers; ++i) x = build_block(ctx, w, w.blocks[static_cast<size_t>(i)], x);
     return x;
 }
 

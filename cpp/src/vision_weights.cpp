@@ -512,7 +512,7 @@ void pad_rows(const std::vector<uint8_t>& raw, ggml_tensor* tensor) {
 
 }  // namespace
 
-VisionWeights::VisionWeights(const std::string& path, bool use_repack) {
+VisionWeights::VisionWeights(const std::string& path, bool fast) : fast_kernels(fast) {
     MmprojFile file(path);
     check_kind(file);
     config = read_config(file);
@@ -525,7 +525,7 @@ VisionWeights::VisionWeights(const std::string& path, bool use_repack) {
     if (!cpu) throw Error(BLUELM_ERR_INTERNAL, "ggml has no CPU backend");
     ggml_backend_buffer_type_t plain = ggml_backend_cpu_buffer_type();
     const std::vector<ggml_backend_buffer_type_t> repacked =
-        use_repack ? repack_buffer_types(cpu) : std::vector<ggml_backend_buffer_type_t>();
+        fast ? repack_buffer_types(cpu) : std::vector<ggml_backend_buffer_type_t>();
 
     // One context and one buffer for each place in use.
     std::map<Place, std::vector<const TensorInfo*>> by_place;
@@ -536,7 +536,7 @@ VisionWeights::VisionWeights(const std::string& path, bool use_repack) {
         for (int64_t extent : info.shape) n *= extent;
         n_params += n;
         Place place = {plain, info.kind == Kind::kPatch ? Layout::kPaddedRows : Layout::kAsStored};
-        if (use_repack && info.kind == Kind::kWeight && ggml_is_quantized(type)) {
+        if (fast && info.kind == Kind::kWeight && ggml_is_quantized(type)) {
             if (type == GGML_TYPE_Q8_0 && q8_matmul_runs(info.shape[0], info.shape[1])) {
                 place.second = Layout::kQ8Panels;
             } else {

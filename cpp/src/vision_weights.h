@@ -79,11 +79,13 @@ using GgmlBufferPtr = std::unique_ptr<ggml_backend_buffer, GgmlBufferDeleter>;
 class VisionWeights {
 public:
     // Throws Error: IO, FORMAT, UNSUPPORTED, OUT_OF_MEMORY.
-    VisionWeights(const std::string& path, bool use_repack);
+    // fast_kernels: rearrange weights where there are faster kernels for it on this CPU, and use them.
+    VisionWeights(const std::string& path, bool fast_kernels);
     VisionWeights(const VisionWeights&) = delete;
     VisionWeights& operator=(const VisionWeights&) = delete;
 
     VisionConfig config;
+    const bool fast_kernels;
     ggml_tensor* patch_w = nullptr;   // [D, 608]: the convolution as a matmul, rows padded with zeros
     ggml_tensor* patch_b = nullptr;   // [D]
     ggml_tensor* position = nullptr;  // [729, D]

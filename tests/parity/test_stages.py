@@ -53,14 +53,15 @@ def test_info(make_mmproj: Callable[..., Path]) -> None:
 
 
 def test_rearranged_q8_0_computes_the_same(make_mmproj: Callable[..., Path]) -> None:
-    """Both quantise activations to 8 bits in blocks of 32; only the rounding of the blocks' scales differs."""
+    """Both quantise activations to 8 bits in blocks of 32; only the rounding of the blocks' scales differs, which
+    now and then tips a value in a later layer into the next step."""
     tiles = random_tiles(2, 224)
     results = []
     for repack in 0, 1:
         with NativeVision(make_mmproj("head_dim_72", "q8_0"), use_repack=repack) as vision:
             results.append(vision.encode_tiles(tiles))
             assert repack or vision.info.repacked_tensors == 0
-    assert relative_error(results[1], results[0]) < 2e-2
+    assert relative_error(results[1], results[0]) < tolerance("projector", "q8_0")
 
 
 @pytest.mark.parametrize("stage", ["", "layer", "layer.2", "layer.-1", "layer.0x", "post_ln", "logits"])
