@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -344,18 +345,29 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT_DIR", help="As `transformers` saves it.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT_DIR", help="Where the GGUF files go.")],
     llm_type: Annotated[
-        str, typer.Option("--llm-type", help="q4_0, q4_k_m, q8_0, bf16, f16 or f32.")
+        str, typer.Option("--llm-type", help="q4_0, q4_k_m, q5_k_m, q6_k, q8_0, bf16, f16 or f32.")
     ] = "q4_0",
     mmproj_type: Annotated[str, typer.Option("--mmproj-type", help="q8_0, q4_0, bf16, f16 or f32.")] = "q8_0",
-    name: Annotated[str | None, typer.Option("--name", help="Of the model. [the directory's]")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the model. [its card's or directory's]")
+    ] = None,
     llm_only: Annotated[bool, typer.Option("--llm-only", help="Write no vision file.")] = False,
     vision_only: Annotated[bool, typer.Option("--vision-only", help="Write no language model.")] = False,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            "--imatrix", metavar="FILE", help="Importance matrix for 4- to 6-bit types, from llama.cpp."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")
+    ] = False,
 ) -> None:
     """Makes GGUF files from a Hugging Face checkpoint directory."""
     try:
         converter = importlib.import_module("bluelm_gguf.convert")
     except ImportError as error:
-        raise Failure(f"the converter needs {error.name}: pip install 'bluelm-gguf[convert]'") from None
+        raise Failure(f"the converter is not part of this installation ({error})") from None
     from .terminal import ProgressLine
 
     for option, value, allowed in (
@@ -366,11 +378,15 @@ def convert(
             raise typer.BadParameter(f"{value!r} is none of {', '.join(allowed)}", param_hint=option)
     if llm_only and vision_only:
         raise typer.BadParameter("excludes --vision-only", param_hint="--llm-only")
+    if imatrix is not None and (vision_only or llm_type in ("f32", "f16", "bf16", "q8_0")):
+        what = "--vision-only" if vision_only else f"--llm-type {llm_type}"
+        raise typer.BadParameter(f"has no use with {what}", param_hint="--imatrix")
+    signal.signal(signal.SIGTERM, _terminate)
     progress = ProgressLine()
     try:
         result = converter.convert(
             checkpoint, out, llm_type=llm_type, mmproj_type=mmproj_type, name=name, llm_only=llm_only,
-            vision_only=vision_only, on_progress=progress,
+            vision_only=vision_only, imatrix=imatrix, dry_run=dry_run, on_progress=progress,
         )  # fmt: skip
     except converter.ConversionError as error:
         progress.clear()
@@ -380,6 +396,11 @@ def convert(
     print(result.table())
     for note in result.notes:
         _say(f"note: {note}")
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    """Unwinds, so that temporary files go."""
+    raise SystemExit(128 + number)
 
 
 # ----------------------------------------------------------------------------------------------------- info

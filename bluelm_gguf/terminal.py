@@ -13,12 +13,13 @@ _LABELS = {
     "load": ("loading the model", "%"),
     "encode": ("looking at the picture", "tiles"),
     "prefill": ("reading", "tokens"),
-    "llm": ("language model", "tensors"),
-    "llm-quantize": ("quantising", "tensors"),
-    "mmproj": ("vision file", "tensors"),
+    "llm": ("language model", "bytes"),
+    "llm-quantize": ("quantising", "bytes"),
+    "mmproj": ("vision file", "bytes"),
 }
 _BAR = 24
 _INTERVAL = 0.05  # seconds between two drawings
+_ESTIMATE_AFTER = 1.0  # seconds of a stage before its end is foretold
 
 
 class ProgressLine:
@@ -31,22 +32,37 @@ class ProgressLine:
         self._out = out or sys.stderr
         self._enabled = self._out.isatty()
         self._drawn = 0.0
+        self._begun = 0.0, 0  # of the stage: time, and what was done by then
         self._stage = ""
         self._visible = False
 
     def __call__(self, stage: str, done: int, total: int) -> bool:
         now = time.monotonic()
         is_news = stage != self._stage or done >= total
+        if stage != self._stage:
+            self._begun = now, done
         if self._enabled and total > 0 and (is_news or now - self._drawn >= _INTERVAL):
             self._stage, self._drawn = stage, now
             label, unit = _LABELS.get(stage, (stage, ""))
             n_full = min(_BAR, _BAR * done // total)
             bar = "#" * n_full + "." * (_BAR - n_full)
-            line = f"{label} [{bar}] {done}/{total} {unit}"
+            line = f"{label} [{bar}] {self._amount(done, total, unit, now)}"
             width = shutil.get_terminal_size().columns
             self._write("\r\x1b[K" + line[: max(1, width - 1)])
             self._visible = True
         return True
+
+    def _amount(self, done: int, total: int, unit: str, now: float) -> str:
+        """How far it is; for bytes with the time that is left, at the stage's pace so far."""
+        if unit != "bytes":
+            return f"{done}/{total} {unit}"
+        text = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB"
+        begun, before = self._begun
+        if now - begun < _ESTIMATE_AFTER or done <= before or done >= total:
+            return text
+        seconds = round((total - done) * (now - begun) / (done - before))
+        left = f"{seconds} s" if seconds < 100 else f"{seconds // 60}:{seconds % 60:02d} min"
+        return f"{text}, {left} left"
 
     def clear(self) -> None:
         """Takes the line away."""

@@ -7,13 +7,13 @@ import signal
 import sys
 from types import FrameType
 
-from . import LLM_TYPES, MMPROJ_TYPES, ConversionError, convert
+from . import LLM_TYPES, MMPROJ_TYPES, convert
 
 
 def _progress(stage: str, done: int, total: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
-        print(f"\r{stage}: {done}/{total} tensors", end=end, file=sys.stderr, flush=True)
+        print(f"\r{stage}: {done / 1e6:.0f}/{total / 1e6:.0f} MB", end=end, file=sys.stderr, flush=True)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--out", required=True, help="directory for the two GGUF files")
     parser.add_argument("--llm-type", choices=LLM_TYPES, default="q4_0")
     parser.add_argument("--mmproj-type", choices=MMPROJ_TYPES, default="q8_0")
-    parser.add_argument("--name", help="of the model; default: the directory's name")
+    parser.add_argument("--name", help="of the model; default: the model card's or the directory's")
+    parser.add_argument("--imatrix", metavar="FILE", help="importance matrix of the LLM")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written, write nothing")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--llm-only", action="store_true", help="write no mmproj")
     only.add_argument("--vision-only", action="store_true", help="write no LLM")
@@ -42,9 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
             name=options.name,
             llm_only=options.llm_only,
             vision_only=options.vision_only,
+            imatrix=options.imatrix,
+            dry_run=options.dry_run,
             on_progress=_progress,
         )
-    except ConversionError as error:
+    except ValueError as error:  # ConversionError, or options that do not go together
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -250,13 +250,15 @@ class Checkpoint:
         data = self._bytes(tensor, tensor.n_bytes)
         return tensor.dtype, data.view(np.dtype(DTYPES[tensor.dtype]).newbyteorder("<")).reshape(tensor.shape)
 
-    def read(self, name: str) -> Float32:
-        """A tensor as float32, checked.
+    def read(self, name: str, rows: slice | None = None) -> Float32:
+        """A tensor, or some of its rows, as float32, checked.
 
         Raises:
             TensorError: NaN or infinite values (or F64 values beyond float32), or a dtype that is not read.
         """
         dtype, data = self.raw(name)
+        if rows is not None:
+            data = data[rows]
         values: Float32
         if dtype == "BF16":
             values = (data.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -5,9 +5,10 @@
       UnsupportedModelError  a sound checkpoint of a kind that this converter does not know
       TensorError            weights missing, left over, misshapen, NaN or infinite
       TokenizerError         the tokenizer is missing, damaged or of a kind that llama.cpp cannot reproduce
+      ImportanceError        the importance matrix is missing, damaged or was measured on another model
       OutputError            the result cannot be written or quantised
 
-Every message is one line (TensorError: one line per tensor behind the first) that says what is wrong, with
+Every message is one line (TensorError, ImportanceError: one more per tensor) that says what is wrong, with
 which file, and what to do. No file is left behind.
 """
 
@@ -36,3 +37,7 @@ class TokenizerError(ConversionError):
 
 class OutputError(ConversionError):
     """The result cannot be written or quantised."""
+
+
+class ImportanceError(ConversionError):
+    """The importance matrix is missing, damaged or was measured on another model."""

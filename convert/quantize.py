@@ -24,8 +24,10 @@ DIRECT: dict[str, tuple[Type, LlamaFileType]] = {
 BY_LLAMA_CPP: dict[str, LlamaFileType] = {
     "q4_0": LlamaFileType.MOSTLY_Q4_0,
     "q4_k_m": LlamaFileType.MOSTLY_Q4_K_M,
+    "q5_k_m": LlamaFileType.MOSTLY_Q5_K_M,
+    "q6_k": LlamaFileType.MOSTLY_Q6_K,
 }
-LLM_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m")
+LLM_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k")
 MMPROJ_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 F16_MAX = 65504.0
 

@@ -6,8 +6,6 @@ import contextlib
 import glob
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +15,13 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from .checkpoint import Checkpoint
+from .checkpoint import Array, Checkpoint
 from .errors import OutputError
 from .quantize import encode, n_bytes
 from .tensors import TensorSpec
 
-NO_LLAMA_CPP = 3  # exit status of llama_quantize.py
-Progress = Callable[[int, int], object]  # (tensors done, tensors in all)
+SLAB = 8 << 20  # elements that are in memory as float32 at once
+Progress = Callable[[int, int], object]  # (bytes done, bytes in all)
 
 
 class Staging:
@@ -130,19 +128,40 @@ def write(
     checkpoint: Checkpoint,
     on_progress: Progress,
 ) -> None:
-    """Streams tensors into a GGUF file; only one is in memory at a time.
+    """Streams tensors into a GGUF file; only one is in memory at a time, and that only as it is stored.
 
     Args:
         path: written as it is; see Staging.
         writer: with the metadata.
         tensors: with the type of each.
         checkpoint: where they are read.
-        on_progress: called after every tensor.
+        on_progress: called after every tensor, with bytes of the output.
 
     Raises:
         OutputError: the disk is full or the like.
         TensorError: NaN, infinite, or beyond F16.
     """
+    add_tensor_infos(writer, tensors)
+    total = sum(n_bytes(spec.stored_shape, kind) for spec, kind in tensors)
+    done = 0
+    try:
+        with _output_errors(path):
+            writer.write_header_to_file(path)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+        for spec, kind in tensors:
+            data = load_encoded(spec, kind, checkpoint)
+            with _output_errors(path):
+                writer.write_tensor_data(data)
+            done += data.nbytes
+            on_progress(done, total)
+    finally:
+        with _output_errors(path):
+            writer.close()
+
+
+def add_tensor_infos(writer: gguf.GGUFWriter, tensors: Sequence[tuple[TensorSpec, Type]]) -> None:
+    """Adds the table of tensors."""
     for spec, kind in tensors:
         shape = spec.stored_shape
         size = n_bytes(shape, kind)
@@ -151,57 +170,29 @@ def write(
         else:
             byte_shape = gguf.quant_shape_to_byte_shape(shape, kind)
             writer.add_tensor_info(spec.name, byte_shape, encode_dtype(kind), size, raw_dtype=kind)
-    try:
-        with _output_errors(path):
-            writer.write_header_to_file(path)
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-        for done, (spec, kind) in enumerate(tensors, 1):
-            data = encode(spec.load(checkpoint), kind, spec.source or spec.name)
-            with _output_errors(path):
-                writer.write_tensor_data(data)
-            on_progress(done, len(tensors))
-    finally:
-        with _output_errors(path):
-            writer.close()
+
+
+def load_encoded(spec: TensorSpec, kind: Type, checkpoint: Checkpoint) -> Array:
+    """A tensor as it is stored. A large one is read and encoded in slabs of rows.
+
+    Raises:
+        TensorError: NaN, infinite, or beyond F16.
+    """
+    name = spec.source or spec.name
+    count = int(np.prod(spec.stored_shape))
+    if spec.transform is not None or not spec.source or count <= SLAB or len(spec.shape) < 2:
+        return encode(spec.load(checkpoint), kind, name)
+    if kind in (Type.F32, Type.F16):
+        out = np.empty(spec.shape, encode_dtype(kind))
+    else:
+        out = np.empty(gguf.quant_shape_to_byte_shape(spec.shape, kind), np.uint8)
+    step = max(1, SLAB // (count // spec.shape[0]))
+    for first in range(0, spec.shape[0], step):
+        rows = slice(first, first + step)
+        out[rows] = encode(checkpoint.read(spec.source, rows), kind, name)
+    return out
 
 
 def encode_dtype(kind: Type) -> np.dtype[Any]:
     """numpy's dtype of `encode`'s result."""
     return np.dtype({Type.F32: np.float32, Type.F16: np.float16}.get(kind, np.uint8))
-
-
-def quantize_by_llama_cpp(source: Path, target: Path, ftype: int, on_progress: Progress) -> None:
-    """Runs llama.cpp's quantiser on an LLM file, in a process of its own.
-
-    Args:
-        source: f32, f16 or bf16.
-        target: written.
-        ftype: llama_ftype.
-        on_progress: called after every tensor.
-
-    Raises:
-        OutputError: it failed; the message has its last words.
-    """
-    script = Path(__file__).with_name("llama_quantize.py")
-    command = [sys.executable, str(script), str(source), str(target), str(ftype)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            assert process.stdout is not None
-            last = ""
-            for line in process.stdout:
-                words = line.split()
-                if len(words) == 2 and all(word.isdigit() for word in words):
-                    on_progress(int(words[0]), int(words[1]))
-                elif line.strip():
-                    last = line.strip()
-            status = process.wait()
-        except BaseException:
-            process.kill()
-            raise
-    if status == NO_LLAMA_CPP:
-        raise OutputError(
-            "q4_0 and q4_k_m need llama-cpp-python: install it, or choose f32, f16, bf16 or q8_0"
-        )
-    if status != 0:
-        raise OutputError(f"llama.cpp could not quantise the LLM (status {status}): {last or 'no message'}")

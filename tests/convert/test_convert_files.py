@@ -104,7 +104,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(checkpoint: Path, tmp
     left = [p.name for p in tmp_path.iterdir()]
     assert left and all(name.startswith(".") and name.endswith(".part") for name in left)
     convert(checkpoint, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mmproj-tiny-Q8_0.gguf", "tiny-Q4_0.gguf"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mmproj-tiny-136K-Q8_0.gguf", "tiny-136K-Q4_0.gguf"]
 
 
 @pytest.mark.parametrize("llm_type", ["f16", "q4_k_m"])
@@ -158,7 +158,7 @@ def test_needs_no_torch(checkpoint: Path, tmp_path: Path) -> None:
     )
     done = run_script(body, checkpoint, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "tiny-Q4_0.gguf" in done.stdout and "mmproj-tiny-Q8_0.gguf" in done.stdout
+    assert "tiny-136K-Q4_0.gguf" in done.stdout and "mmproj-tiny-136K-Q8_0.gguf" in done.stdout
 
 
 def test_command_line(checkpoint: Path, tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ WANTED_TYPES = {
     "q8_0": {"Q8_0", "F32"},
     "q4_0": {"Q4_0", "Q6_K", "F32"},
     "q4_k_m": {"Q4_K", "Q6_K", "F32"},
+    "q5_k_m": {"Q5_K", "Q6_K", "F32"},
+    "q6_k": {"Q6_K", "F32"},
 }
 
 
@@ -185,14 +187,23 @@ def test_every_type_runs_and_stays_near(
         kind: list(kinds.values()).count(kind) for kind in kinds.values()
     }
     keys = gguf_io.metadata(result.llm_path)
-    wanted_ftype = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "q4_k_m": 15}
+    wanted_ftype = {
+        "f32": 0,
+        "f16": 1,
+        "bf16": 32,
+        "q8_0": 7,
+        "q4_0": 2,
+        "q4_k_m": 15,
+        "q5_k_m": 17,
+        "q6_k": 18,
+    }
     assert keys["general.file_type"] == wanted_ftype[llm_type]
     assert keys["general.quantization_version"] == 2
     assert keys["general.name"] == "wide" and keys["general.type"] == "model"
     assert sorted(p.name for p in tmp_path.iterdir()) == [result.llm_path.name]
 
 
-@pytest.mark.parametrize("llm_type", ["q8_0", "q4_0", "q4_k_m"])
+@pytest.mark.parametrize("llm_type", ["q8_0", "q4_0", "q4_k_m", "q6_k"])
 def test_rows_that_do_not_divide_fall_back_and_say_so(llm_type: str, tmp_path: Path) -> None:
     text = {"hidden_size": 80, "num_attention_heads": 5, "num_key_value_heads": 5, "intermediate_size": 96}
     directory = make_llm_checkpoint(tmp_path / "ck", text=text)
