@@ -183,15 +183,15 @@ def test_ctrl_c_while_looking_at_pictures(terminal, files) -> None:
 
 @pytest.mark.parametrize("delay", [0.05, 0.2, 0.3, 0.35, 0.4, 0.5])
 def test_ctrl_c_at_any_time(terminal, talkative: Path, delay: float) -> None:
-    """Also while Python or the model is being loaded."""
+    """Also while Python or the model is being loaded; the delays only spread the moments."""
     t = terminal("run", "-m", talkative, "-p", "what?", *ENDLESS)
     time.sleep(delay)
     t.send(CTRL_C)
     code = t.exit_code(20)
-    if "Traceback" not in t.seen:  # before the program's first line it is Python that is interrupted
+    if "Traceback" not in t.seen:
         assert code == 130
-    else:
-        assert "bluelm-gguf" not in t.seen and delay < 0.3
+    else:  # before the program's first line it is Python, still importing, that is interrupted
+        assert "in main" not in t.seen
 
 
 def test_chat(terminal, scripted: Path) -> None:
