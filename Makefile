@@ -34,12 +34,12 @@ $(VENV)/.llama: $(VENV)/.venv
 
 # Without build isolation libbluelm is built against the very llama-cpp-python that it will run with.
 $(VENV)/.installed: $(VENV)/.llama $(BUILD_SOURCES)
-	$(PIP) install -q --no-build-isolation -e ".[convert]"
+	$(PIP) install -q --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed
 	$(PIP) install -q $(TORCH)
-	$(PIP) install -q --no-build-isolation -e ".[convert,test]"
+	$(PIP) install -q --no-build-isolation -e ".[test]"
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.installed
