@@ -221,7 +221,7 @@ class Batches(torch.utils.data.IterableDataset):
                         if (v == 0) == text_first
                         else (("distinct", "count")[int(rng.random() < 0.3)], most)
                     )
-                elif cells <= 5 and rng.random() < {3: 0.45, 5: 0.25}[cells]:
+                elif rng.random() < {3: 0.45, 5: 0.25}.get(cells, 0.5 if not asks else 0.3):
                     mode = "text"
                 scene = S.compose(
                     int(rng.integers(S.TRAIN_SEEDS.stop)),

@@ -66,13 +66,13 @@ PHASES = {
         "n_questions": 9,
         "weights": LATE,
         "recipes": [
-            (0.28, "w14", 6),
-            (0.14, "w14f", 6),
-            (0.24, "m5f", 10),
+            (0.34, "w14", 6),
+            (0.1, "w14f", 6),
+            (0.2, "m5f", 10),
             (0.08, "m5", 10),
             (0.08, "w5x2", 14),
-            (0.1, "w5e", 30),
-            (0.08, "w3e", 60),
+            (0.07, "w5e", 30),
+            (0.12, "w9e", 12),
         ],
     },
     "d": {
@@ -307,7 +307,7 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
         model.cpu().initialise(sample)
         model.to(device)
         optimiser = Muon(model, args.lr, args.muon_scale, args.encoder_lr)
-    params = list(model.parameters())
+    params, aux_params = list(model.parameters()), list(model.aux.parameters())
     work = copy.deepcopy(model).to(
         torch.bfloat16
     )  # computes; `model` holds the float32 weights that are updated
@@ -379,6 +379,8 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
             for p, q in zip(params, work.parameters(), strict=True):
                 p.grad, q.grad = None if q.grad is None else q.grad.float(), None
             if ranks is not None:
+                for p in aux_params:  # a batch may have nothing for some head; all ranks must send the same
+                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
                 used = [p for p in params if p.grad is not None]
                 flat = torch.cat([p.grad.reshape(-1) for p in used] + [torch.tensor([done])])
                 flat = ranks.mean(rank, steps, flat)

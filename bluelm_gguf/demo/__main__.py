@@ -16,7 +16,7 @@ def _eval(args: argparse.Namespace) -> int:
     if (args.model is None) != (args.mmproj is None):
         print("eval: -m and --mmproj belong together", file=sys.stderr)
         return 2
-    with Model(args.model, mmproj=args.mmproj) as model:
+    with Model(args.model, mmproj=args.mmproj, n_ctx=4096, n_threads=args.threads) as model:
         report = evaluate(
             model, pictures=args.pictures, seed=args.seed, progress=sys.stderr.isatty() or args.progress
         )
@@ -45,6 +45,7 @@ def main() -> int:
     command.add_argument("--mmproj", help="vision GGUF")
     command.add_argument("--pictures", type=int, default=1000)
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("-t", "--threads", type=int, help="default: the physical cores")
     command.add_argument("--json", action="store_true")
     command.add_argument("--progress", action="store_true", help="report on stderr even if it is no terminal")
     command.set_defaults(run=_eval)
