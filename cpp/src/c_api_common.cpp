@@ -58,7 +58,8 @@ std::string describe_build() {
     add(ggml_cpu_has_matmul_int8(), "I8MM");
     add(ggml_cpu_has_sve(), "SVE");
     if (features.empty()) features = "no SIMD extensions";
-    return BLUELM_VERSION " (llama-cpp-python " BLUELM_LLAMA_CPP_VERSION "; ggml built with " + features + ")";
+    return BLUELM_VERSION " (llama-cpp-python " BLUELM_LLAMA_CPP_VERSION "; ggml built with " + features +
+           ")";
 }
 }  // namespace
 

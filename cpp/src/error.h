@@ -53,8 +53,8 @@ inline void require(bool condition, const char* message) {
     if (!condition) throw Error(BLUELM_ERR_INVALID_ARGUMENT, message);
 }
 
-// A parameter struct is accepted when the caller's struct_size is the one this library was built with: the ABI
-// number already guards layouts, this guards a struct that nobody filled with *_default.
+// A parameter struct is accepted when the caller's struct_size is the one this library was built with: the
+// ABI number already guards layouts, this guards a struct that nobody filled with *_default.
 template <class Struct>
 void require_struct(const Struct* s, const char* name) {
     require(s != nullptr, name);

@@ -1,6 +1,6 @@
 #include "projector.h"
 
-#include "layer_ops.h"
+#include "kernels/layer_ops.h"
 #include "siglip.h"
 
 namespace bluelm {

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "attention.h"
-#include "layer_ops.h"
-#include "q8_matmul.h"
+#include "kernels/attention.h"
+#include "kernels/layer_ops.h"
+#include "kernels/q8_matmul.h"
 
 namespace bluelm {
 namespace {

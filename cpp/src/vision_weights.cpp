@@ -13,7 +13,7 @@
 #include "error.h"
 #include "ggml-cpu.h"
 #include "gguf.h"
-#include "q8_matmul.h"
+#include "kernels/q8_matmul.h"
 #include "tiler.h"
 
 namespace bluelm {

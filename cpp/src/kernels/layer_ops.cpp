@@ -1,4 +1,4 @@
-#include "layer_ops.h"
+#include "kernels/layer_ops.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "q8_matmul.h"
+#include "kernels/q8_matmul.h"
 
 #include <algorithm>
 #include <cstring>
