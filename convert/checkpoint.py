@@ -1,8 +1,6 @@
-"""Reads a Hugging Face checkpoint directory: JSON files, and safetensors one tensor at a time.
+"""Reads a Hugging Face checkpoint directory: JSON files, and weights one tensor at a time.
 
-The safetensors format is 8 bytes of header length (little endian), a JSON header, then raw data
-(https://github.com/huggingface/safetensors, "Format"). It is read here with numpy alone, because that also
-covers bfloat16 and needs neither torch nor the whole file in memory.
+Weights are safetensors (safetensors.py) or PyTorch's pickles (pickled.py).
 """
 
 from __future__ import annotations
@@ -10,23 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from . import pickled, safetensors
 from .errors import CheckpointError, TensorError, UnsupportedModelError
+from .stored import DTYPES, StoredTensor
+from .stored import Array as Array
+from .stored import Float32 as Float32
 
-Array = npt.NDArray[Any]
-Float32 = npt.NDArray[np.float32]
-
-# safetensors dtype -> how its bytes are read; BF16 has no numpy type and is widened by hand.
-DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1,
-              "F8_E5M2": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8}  # fmt: skip
-MAX_HEADER_BYTES = 100_000_000
+PARTS = ("llm", "mm_projector", "vision_tower")  # folders of VILA's layout
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -53,106 +46,54 @@ def read_json_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies.
-
-    Attributes:
-        name: as in the file.
-        path: the safetensors file.
-        dtype: safetensors' name ("F32", "BF16", ...).
-        shape: rows first.
-        offset: of the first byte in the file.
-        n_bytes: length of the data.
-    """
-
-    name: str
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    n_bytes: int
+def _indexed_files(index_path: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files that an index names, all of them there, and its weight map."""
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{index_path} has no weight_map; fetch the file again")
+    files = sorted(set(weight_map.values()))
+    for file in files:
+        if Path(file).name != file:
+            raise CheckpointError(f"{index_path} names {file!r}, which lies outside the directory; refused")
+    missing = [file for file in files if not (index_path.parent / file).exists()]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise CheckpointError(
+            f"{index_path}: {len(missing)} of {len(files)} files that it names are not there: "
+            f"{', '.join(missing)} {verb} missing; fetch every file that the index names"
+        )
+    return [index_path.parent / file for file in files], weight_map
 
 
-def _read_header(path: Path) -> dict[str, StoredTensor]:
-    """Reads and checks the header of one safetensors file."""
-    again = "the download is incomplete or damaged; fetch the file again"
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise CheckpointError(f"{path} is no safetensors file or is cut off ({size} bytes); {again}")
-            header = json.loads(file.read(length))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; fetch every file that the index names") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise CheckpointError(f"{path} has a header that is not JSON; {again}") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path} has a header that is no JSON object; {again}")
-    tensors: dict[str, StoredTensor] = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-            begin, end = (int(n) for n in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError):
-            raise CheckpointError(f"{path} describes tensor {name!r} wrongly; {again}") from None
-        count = 1
-        for n in shape:
-            count *= n
-        if not 0 <= begin <= end or min(shape, default=1) < 0:
-            raise CheckpointError(f"{path} describes tensor {name!r} wrongly; {again}")
-        if 8 + length + end > size:
-            raise CheckpointError(
-                f"{path} is cut off: tensor {name!r} ends behind the file's {size} bytes; {again}"
-            )
-        if dtype in ITEM_BYTES and count * ITEM_BYTES[dtype] != end - begin:
-            raise CheckpointError(
-                f"{path} gives tensor {name!r} {end - begin} bytes for shape {list(shape)}; {again}"
-            )
-        tensors[name] = StoredTensor(name, path, dtype, shape, 8 + length + begin, end - begin)
-    return tensors
-
-
-def _safetensors_files(directory: Path) -> tuple[list[Path], dict[str, str]]:
-    """The safetensors files to read, and the index's weight map (empty if there is none)."""
-    single = directory / "model.safetensors"
-    index_path = directory / "model.safetensors.index.json"
-    if index_path.exists():
-        weight_map = read_json(index_path).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-            raise CheckpointError(f"{index_path} has no weight_map; fetch the file again")
-        for file in set(weight_map.values()):
-            if Path(file).name != file:
-                raise CheckpointError(
-                    f"{index_path} names {file!r}, which lies outside the directory; refused"
-                )
-        return [directory / file for file in sorted(set(weight_map.values()))], weight_map
-    if single.exists():
-        return [single], {}
+def _weight_files(directory: Path) -> tuple[list[Path], dict[str, str], str]:
+    """The weight files to read, the index's weight map and the index's name (empty if there is none)."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = directory / f"{name}.index.json"
+        if index.exists():
+            return *_indexed_files(index), index.name
+        if (directory / name).exists():
+            return [directory / name], {}, ""
     others = sorted(directory.glob("*.safetensors"))
     if len(others) == 1:
-        return others, {}
+        return others, {}, ""
     if others:
         raise CheckpointError(
             f"{directory} holds {len(others)} safetensors files but no model.safetensors.index.json; "
             "fetch the index"
         )
-    if any(directory.glob("*.bin")) or any(directory.glob("*.pt")):
+    pickles = sorted([*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")])
+    if pickles:
         raise CheckpointError(
-            f"{directory} holds PyTorch pickles, which are not read; load the model in `transformers` and "
-            "call save_pretrained (safetensors is its default)"
+            f"{directory} holds {', '.join(p.name for p in pickles[:4])}, but neither model.safetensors nor "
+            "pytorch_model.bin nor an index of either; fetch the index"
         )
     if any(directory.glob("*.gguf")):
         raise CheckpointError(
             f"{directory} holds GGUF files, which need no conversion; give them to `run` directly"
         )
     raise CheckpointError(
-        f"{directory} holds no *.safetensors; give the directory that `save_pretrained` wrote"
+        f"{directory} holds no *.safetensors and no pytorch_model.bin; give the directory that "
+        "`save_pretrained` wrote"
     )
 
 
@@ -165,8 +106,15 @@ class Checkpoint:
         tensors: every tensor by the name it goes by here; `rename` changes names.
     """
 
-    def __init__(self, directory: str | Path) -> None:
-        """Reads config.json and all safetensors headers, no weights.
+    def __init__(self, directory: str | Path, *, llm_needed: bool = True) -> None:
+        """Reads config.json and where every tensor lies, no weights.
+
+        A directory with `llm`, `mm_projector` and `vision_tower` inside (VILA's layout) is read as one
+        checkpoint, the names with the folder's in front.
+
+        Args:
+            directory: holds config.json.
+            llm_needed: false leaves out `llm` of such a directory, which may then have no weights.
 
         Raises:
             CheckpointError: a file is missing, cut off, damaged or contradicts another.
@@ -186,22 +134,31 @@ class Checkpoint:
                 f"{self.directory / 'config.json'} says that the weights are quantised ({method}); "
                 "give the f32, f16 or bf16 original"
             )
-        files, weight_map = _safetensors_files(self.directory)
         self.tensors: dict[str, StoredTensor] = {}
+        if all((self.directory / part).is_dir() for part in PARTS):
+            for part in PARTS:
+                if part != "llm" or llm_needed:
+                    self._add(self.directory / part, f"{part}.")
+        else:
+            self._add(self.directory, "")
+
+    def _add(self, directory: Path, prefix: str) -> None:
+        """Reads the heads of a directory's weight files; the tensors' names get a prefix."""
+        files, weight_map, index = _weight_files(directory)
+        found: dict[str, StoredTensor] = {}
         for path in files:
-            for name, tensor in _read_header(path).items():
-                if name in self.tensors:
-                    raise CheckpointError(
-                        f"tensor {name!r} is in {self.tensors[name].path} and in {path}; keep one"
-                    )
-                self.tensors[name] = tensor
-        lacking = [name for name, file in weight_map.items() if name not in self.tensors]
+            read = safetensors.read_header if path.suffix == ".safetensors" else pickled.read_header
+            for name, tensor in read(path).items():
+                if name in found:
+                    raise CheckpointError(f"tensor {name!r} is in {found[name].path} and in {path}; keep one")
+                found[name] = tensor
+        lacking = [name for name in weight_map if name not in found]
         if lacking:
             raise CheckpointError(
-                f"{self.directory / 'model.safetensors.index.json'} names {len(lacking)} tensors that no "
-                "file holds, "
-                f"the first is {lacking[0]!r}; fetch the files again"
+                f"{directory / index} names {len(lacking)} tensors that no file holds, the first is "
+                f"{lacking[0]!r}; fetch the files again"
             )
+        self.tensors |= {prefix + name: tensor for name, tensor in found.items()}
 
     def rename(self, mapping: dict[str, str]) -> None:
         """Lets tensors go by other names (old -> new) from here on."""
@@ -218,8 +175,7 @@ class Checkpoint:
         model.
         """
         digest = hashlib.sha256()
-        for name in sorted(self.tensors, key=lambda n: self.tensors[n].name):
-            tensor = self.tensors[name]
+        for tensor in sorted(self.tensors.values(), key=lambda t: (t.name, str(t.path.name))):
             digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
             digest.update(self._bytes(tensor, min(4096, tensor.n_bytes)).tobytes())
         return digest.hexdigest()[:32]
@@ -227,6 +183,8 @@ class Checkpoint:
     def _bytes(self, tensor: StoredTensor, n_bytes: int) -> Array:
         if n_bytes == 0:
             return np.zeros(0, np.uint8)
+        if tensor.data is not None:
+            return tensor.data()[:n_bytes]
         try:
             return np.memmap(tensor.path, np.uint8, "r", tensor.offset, (n_bytes,))
         except (OSError, ValueError) as error:
