@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .checkpoint import read_json
 from .errors import TokenizerError
 
 # Split patterns as published tokenizer.json files spell them, and llama.cpp's name for each
@@ -37,6 +38,61 @@ PRE_TOKENIZERS: list[tuple[tuple[str, ...], bool | None, str]] = [
     (("bytes gpt2",), False, "gpt-2"),
     (("digits", "bytes gpt2"), False, "smollm"),
 ]
+
+
+# Tokenizer classes whose vocab.json and merges.txt are a byte-level BPE, and the split of each.
+SLOW_CLASSES: dict[str, str | None] = {
+    "GPT2Tokenizer": None,
+    "GPT2TokenizerFast": None,
+    "CodeGenTokenizer": None,
+    "CodeGenTokenizerFast": None,
+    "Qwen2Tokenizer": QWEN2_PATTERN,
+    "Qwen2TokenizerFast": QWEN2_PATTERN,
+}
+
+
+def from_vocab_and_merges(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What tokenizer.json would say, made of vocab.json and merges.txt; {} where they are not there.
+
+    Args:
+        directory: of the tokenizer.
+        settings: tokenizer_config.json.
+
+    Raises:
+        TokenizerError: a tokenizer class whose way of splitting is not known here, or a damaged file.
+    """
+    vocab_path, merges_path = directory / "vocab.json", directory / "merges.txt"
+    if not vocab_path.exists() or not merges_path.exists():
+        return {}
+    kind = settings.get("tokenizer_class")
+    if kind not in SLOW_CLASSES:
+        raise TokenizerError(
+            f"{directory}: there is no tokenizer.json, and tokenizer_class {kind!r} is not known; supported: "
+            f"{', '.join(SLOW_CLASSES)}"
+        )
+    if settings.get("add_prefix_space"):
+        raise TokenizerError(
+            f"{directory / 'tokenizer_config.json'}: add_prefix_space is true; supported: false"
+        )
+    try:
+        lines = merges_path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
+        raise TokenizerError(f"{merges_path} cannot be read as UTF-8 text; fetch the file again") from None
+    pattern = SLOW_CLASSES[kind]
+    bytes_step = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": pattern is None}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {
+        "normalizer": {"type": "NFC"} if pattern is not None else None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [bytes_step] if pattern is None else [split, bytes_step],
+        },
+        "model": {
+            "type": "BPE",
+            "vocab": read_json(vocab_path),
+            "merges": [line for line in lines if line.strip() and not line.startswith("#version")],
+        },
+    }
 
 
 def is_byte_level(tokenizer: dict[str, Any]) -> bool:

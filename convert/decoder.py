@@ -53,12 +53,22 @@ class Decoder:
         MODEL_TYPE: config.json's.
         DEFAULTS: values that `transformers` assumes where config.json is silent.
         ROPE_HALVES: the checkpoint rotates halves of a head and GGUF neighbours, so that q and k rows move.
+        ACTIVATIONS: that llama.cpp has for it, the default first.
+        EPS: config.json's name of the norms' epsilon, and its default.
+        TIED: whether the head is tied where config.json is silent.
+        PARTIAL_ROTARY: the rotated share of a head where config.json is silent; None if it must be all.
+        PRE: llama.cpp's own name of a pre-tokenizer in files of this family.
     """
 
     ARCH: ClassVar[str]
     MODEL_TYPE: ClassVar[str]
     DEFAULTS: ClassVar[dict[str, int]]
     ROPE_HALVES: ClassVar[bool]
+    ACTIVATIONS: ClassVar[tuple[str, ...]] = ("silu",)
+    EPS: ClassVar[tuple[str, float]] = ("rms_norm_eps", 1e-6)
+    TIED: ClassVar[bool] = False
+    PARTIAL_ROTARY: ClassVar[float | None] = None
+    PRE: ClassVar[dict[str, str]] = {}
 
     def __init__(self, config: Section) -> None:
         """Reads and checks the configuration.
@@ -76,8 +86,8 @@ class Decoder:
         self.n_head = config.integer("num_attention_heads", defaults["num_attention_heads"])
         self.n_head_kv = config.integer("num_key_value_heads", self.n_head)
         self.n_ctx = config.integer("max_position_embeddings", defaults["max_position_embeddings"])
-        self.rms_eps = config.number("rms_norm_eps", 1e-6)
-        self.tied = config.boolean("tie_word_embeddings", False)
+        self.norm_eps = config.number(*self.EPS)
+        self.tied = config.boolean("tie_word_embeddings", self.TIED)
         where = f"{config.path}: {config.prefix}"
         if config.values.get("head_dim") is None and self.n_embd % self.n_head:
             raise CheckpointError(
@@ -95,7 +105,8 @@ class Decoder:
             raise UnsupportedModelError(
                 f"{where}head_dim is {self.head_dim}; rotary embeddings need an even one"
             )
-        config.choice("hidden_act", "silu", ["silu"])
+        config.choice("hidden_act", self.ACTIVATIONS[0], self.ACTIVATIONS)
+        self.n_rot = self.head_dim
         self.rope, self.notes = self._read_rope()
 
     def _read_rope(self) -> tuple[Rope, list[str]]:
@@ -105,8 +116,15 @@ class Decoder:
         old, new = config.section("rope_scaling"), config.section("rope_parameters")
         scaling = new if new.values else old
         theta = new.number("rope_theta", config.number("rope_theta", 10000.0))
-        partial = scaling.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
-        if partial != 1.0:
+        whole = self.PARTIAL_ROTARY or 1.0
+        partial = scaling.number("partial_rotary_factor", config.number("partial_rotary_factor", whole))
+        self.n_rot = int(self.head_dim * partial)
+        if self.PARTIAL_ROTARY is not None and not (0 < partial <= 1 and self.n_rot and self.n_rot % 2 == 0):
+            raise CheckpointError(
+                f"{config.path}: partial_rotary_factor {partial:g} of {self.head_dim} is no even number of "
+                "dimensions; correct the file"
+            )
+        if self.PARTIAL_ROTARY is None and partial != 1.0:
             raise UnsupportedModelError(f"{config.path}: partial_rotary_factor is {partial:g}; supported: 1")
         kind = scaling.string("rope_type", scaling.string("type", "default"))
         if kind == "default":
@@ -142,6 +160,10 @@ class Decoder:
         """Linear layers that have a bias, by their GGUF name ("attn_q", ...)."""
         raise NotImplementedError
 
+    def add_norm_eps(self, writer: gguf.GGUFWriter) -> None:
+        """Adds the norms' epsilon."""
+        writer.add_layer_norm_rms_eps(self.norm_eps)
+
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         """Adds the keys of llama.cpp's `<arch>.*`."""
         writer.add_vocab_size(self.n_vocab)
@@ -151,8 +173,8 @@ class Decoder:
         writer.add_feed_forward_length(self.n_ff)
         writer.add_head_count(self.n_head)
         writer.add_head_count_kv(self.n_head_kv)
-        writer.add_layer_norm_rms_eps(self.rms_eps)
-        writer.add_rope_dimension_count(self.head_dim)
+        self.add_norm_eps(writer)
+        writer.add_rope_dimension_count(self.n_rot)
         writer.add_rope_freq_base(self.rope.theta)
         if self.head_dim * self.n_head != self.n_embd:
             writer.add_key_length(self.head_dim)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from . import original_llava, tinyllava, vila
+from .bluelm import BlueLM
 from .checkpoint import Checkpoint
 from .config import Section
 from .decoder import Decoder
 from .errors import UnsupportedModelError
+from .layout import Layout, PromptForm
 from .llama import Llama
+from .minicpm import MiniCPM
+from .phi import Phi
 from .qwen2 import Qwen2
 from .siglip import TOWER, SiglipProjector
 
-DECODERS: dict[str, type[Decoder]] = {family.MODEL_TYPE: family for family in (Llama, Qwen2)}
+DECODERS: dict[str, type[Decoder]] = {
+    family.MODEL_TYPE: family for family in (Llama, Qwen2, Phi, MiniCPM, BlueLM)
+}
+# Readers of other layouts, asked in this order.
+LAYOUTS = (vila, tinyllava, original_llava)
 TEXT_PREFIX = "language_model."
 
 
@@ -26,17 +36,26 @@ class Family:
         text_config: its part of config.json.
         text_prefix: before the names of its tensors.
         vision: tower and projector; None for a text-only model.
+        tokenizer_dir: where the tokenizer's files lie; None for the checkpoint's directory.
+        prompt: the family's own form of a conversation, if it has one.
+        notes: what the user should know.
     """
 
     decoder: Decoder
     text_config: dict[str, Any]
     text_prefix: str
     vision: SiglipProjector | None
+    tokenizer_dir: Path | None = None
+    prompt: PromptForm | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def _supported() -> str:
-    texts = " or ".join(DECODERS)
-    return f"bluelm_v (docs/bluelm-v-layout.md), llava with a SigLIP tower, and text-only {texts}"
+    texts = ", ".join(DECODERS)
+    return (
+        "bluelm_v (docs/bluelm-v-layout.md); llava with a SigLIP tower; VILA 1.5 (llm/, mm_projector/, "
+        "vision_tower/); TinyLLaVA, nanoLLaVA and Bunny; text-only " + texts
+    )
 
 
 def _decoder(config: Section) -> Decoder:
@@ -58,6 +77,9 @@ def recognise(checkpoint: Checkpoint) -> Family:
     """
     path = checkpoint.directory / "config.json"
     config = Section(path, checkpoint.config)
+    for reader in LAYOUTS:
+        if reader.matches(config, checkpoint):
+            return _from_layout(reader.read(config, checkpoint), checkpoint)
     model_type = config.values.get("model_type")
     if isinstance(model_type, str) and model_type in DECODERS:
         checkpoint.rename({name: f"model.{name}" for name in checkpoint if _bare(name)})
@@ -74,6 +96,20 @@ def recognise(checkpoint: Checkpoint) -> Family:
         text.values.setdefault("tie_word_embeddings", config.values["tie_word_embeddings"])
     decoder = _decoder(text)
     return Family(decoder, text.values, TEXT_PREFIX, SiglipProjector(config, checkpoint, decoder.n_embd))
+
+
+def _from_layout(layout: Layout, checkpoint: Checkpoint) -> Family:
+    _rename_parts(checkpoint)
+    decoder = _decoder(layout.text)
+    return Family(
+        decoder,
+        layout.text.values,
+        TEXT_PREFIX,
+        SiglipProjector(layout.config, checkpoint, decoder.n_embd),
+        layout.tokenizer_dir,
+        layout.prompt,
+        layout.notes,
+    )
 
 
 def _bare(name: str) -> bool:

@@ -27,6 +27,7 @@ class TensorSpec:
         kind: MATRIX, PATCH or VECTOR.
         out_shape: after `transform`; None for the same.
         transform: float32 [shape] -> float32 [out_shape]; None for identity.
+        also: names and shapes of further tensors that `transform` takes behind the first.
     """
 
     name: str
@@ -34,7 +35,8 @@ class TensorSpec:
     shape: tuple[int, ...]
     kind: str = VECTOR
     out_shape: tuple[int, ...] | None = None
-    transform: Callable[[Float32], Float32] | None = None
+    transform: Callable[..., Float32] | None = None
+    also: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -49,7 +51,7 @@ class TensorSpec:
         """
         values = checkpoint.read(self.source) if self.source else NOTHING
         if self.transform is not None:
-            values = self.transform(values)
+            values = self.transform(values, *(checkpoint.read(name) for name, _ in self.also))
         assert values.shape == self.stored_shape, (self.name, values.shape, self.stored_shape)
         return values
 
@@ -74,14 +76,15 @@ def account(checkpoint: Checkpoint, specs: Iterable[TensorSpec], dropped: Iterab
     problems: list[str] = []
     used: set[str] = set()
     for spec in specs:
-        if not spec.source:
-            continue
-        used.add(spec.source)
-        if spec.source not in checkpoint:
-            problems.append(f"missing: {spec.source} {list(spec.shape)}")
-        elif checkpoint.shape(spec.source) != spec.shape:
-            found = list(checkpoint.shape(spec.source))
-            problems.append(f"wrong shape: {spec.source} is {found}, config.json asks for {list(spec.shape)}")
+        for source, shape in ((spec.source, spec.shape), *spec.also):
+            if not source or source in used:
+                continue
+            used.add(source)
+            if source not in checkpoint:
+                problems.append(f"missing: {source} {list(shape)}")
+            elif checkpoint.shape(source) != shape:
+                found = list(checkpoint.shape(source))
+                problems.append(f"wrong shape: {source} is {found}, config.json asks for {list(shape)}")
     patterns = [re.compile(pattern) for pattern in dropped]
     left_out = [name for name in checkpoint if name not in used]
     unknown = [name for name in left_out if not any(p.fullmatch(name) for p in patterns)]

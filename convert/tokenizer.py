@@ -41,6 +41,8 @@ def load(directory: Path, text_config: dict[str, Any]) -> Vocabulary:
     json_path = directory / "tokenizer.json"
     settings = read_json_if_there(directory / "tokenizer_config.json")
     tokenizer = read_json_if_there(json_path)
+    if not tokenizer and not (directory / "tokenizer.model").exists():
+        tokenizer = bpe.from_vocab_and_merges(directory, settings)
     try:
         vocabulary = _vocabulary(directory, tokenizer)
         _add_tokens(vocabulary, _added_tokens(directory, tokenizer, settings), json_path)

@@ -137,7 +137,7 @@ def test_directories_that_are_none(tmp_path: Path, checkpoint: Path) -> None:
     (empty / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
     refused(empty, CheckpointError, r"holds no \*\.safetensors")
     (empty / "pytorch_model.bin").touch()
-    refused(empty, CheckpointError, "PyTorch pickles.*save_pretrained")
+    refused(empty, CheckpointError, "is no PyTorch pickle or is damaged.*fetch the file again")
 
 
 @pytest.mark.parametrize("text", ["", "<html>404</html>", "[1, 2]", "\x00\xff", "[" * 100_000])
@@ -161,7 +161,7 @@ def test_unknown_architectures_say_what_was_found_and_what_is_supported(
 ) -> None:
     (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
     message = refused(checkpoint, UnsupportedModelError, "supported: bluelm_v")
-    assert repr(config.get("model_type")) in message and "text-only llama or qwen2" in message
+    assert repr(config.get("model_type")) in message and "text-only llama, qwen2, phi" in message
 
 
 def test_unknown_llm_inside(checkpoint: Path) -> None:
@@ -169,7 +169,7 @@ def test_unknown_llm_inside(checkpoint: Path) -> None:
     refused(
         checkpoint,
         UnsupportedModelError,
-        r"text_config\.model_type is 'mistral'; supported LLMs: llama, qwen2",
+        r"text_config\.model_type is 'mistral'; supported LLMs: llama, qwen2, phi",
     )
 
 
