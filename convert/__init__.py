@@ -30,6 +30,7 @@ from .errors import (
 )
 from .families import Family, recognise
 from .gguf_types import tensor_table
+from .given_llm import read_llm
 from .imatrix import ImportanceMatrix, read_imatrix
 from .naming import Identity, identify
 from .quantize import BY_LLAMA_CPP, DIRECT, LLM_TYPES, MMPROJ_TYPES, lossless_type, n_bytes, tensor_type
@@ -118,6 +119,7 @@ def convert(
     name: str | None = None,
     llm_only: bool = False,
     vision_only: bool = False,
+    llm: str | Path | None = None,
     imatrix: str | Path | None = None,
     dry_run: bool = False,
     on_progress: ProgressCallback | None = None,
@@ -135,6 +137,8 @@ def convert(
         name: of the model; file names then begin with it. Default: see naming.py.
         llm_only: no mmproj.
         vision_only: no LLM.
+        llm: the GGUF of this checkpoint's LLM that somebody else made; only the mmproj is written then, to
+            go with it, and the checkpoint's LLM needs no weights.
         imatrix: an importance matrix for the LLM's quantisation, as llama.cpp's imatrix tool writes it.
         dry_run: checks everything and says what would be written, but writes nothing.
         on_progress: (stage, bytes done, bytes in all), stage "llm", "llm-quantize" or "mmproj".
@@ -154,17 +158,23 @@ def convert(
     if imatrix is not None and (vision_only or llm_type not in BY_LLAMA_CPP):
         why = "vision_only writes no LLM" if vision_only else f"{llm_type} does not use it"
         raise ValueError(f"an importance matrix is for LLMs in {', '.join(BY_LLAMA_CPP)}; {why}")
+    if llm is not None and llm_only:
+        raise ValueError("llm names an LLM that is there already, and llm_only writes nothing else")
     directory = Path(checkpoint_dir)
     out = Path(out_dir)
     report: ProgressCallback = on_progress or (lambda stage, done, total: None)
 
-    checkpoint = Checkpoint(directory)
+    given = read_llm(llm) if llm is not None else None
+    vision_only = vision_only or given is not None
+    checkpoint = Checkpoint(directory, llm_needed=given is None)
     family = recognise(checkpoint)
     if vision_only and family.vision is None:
         raise UnsupportedModelError(
             f"{directory / 'config.json'} describes a text-only model; it has no vision part"
         )
     llm_specs = family.decoder.specs(family.text_prefix)
+    if given is not None:
+        llm_specs = [spec for spec in llm_specs if spec.source in checkpoint]
     vision_specs = family.vision.specs() if family.vision is not None else []
     patterns = family.decoder.dropped(family.text_prefix)
     patterns += family.vision.dropped() if family.vision is not None else []
@@ -177,11 +187,18 @@ def convert(
         if dropped
         else []
     )
+    notes += family.notes
     pair_id = checkpoint.fingerprint()
+    if given is not None:
+        notes += given.check(family.decoder)
+        pair_id = given.pair_id or ""
     llm_path = mmproj_path = None
     jobs: list[_Job] = []
     if not vision_only:
-        vocabulary = tokenizer.load(directory, family.text_config)
+        vocabulary = tokenizer.load(family.tokenizer_dir or directory, family.text_config)
+        vocabulary.pre = family.decoder.PRE.get(vocabulary.pre, vocabulary.pre)
+        if family.prompt is not None:
+            family.prompt.apply(vocabulary)
         vocabulary.fit(family.decoder.n_vocab)
         notes += family.decoder.notes + vocabulary.notes
         importance = None

@@ -27,7 +27,8 @@ def _u32(file: BinaryIO) -> int:
     return int.from_bytes(file.read(4), "little")
 
 
-def _skip(file: BinaryIO, kind: int) -> None:
+def skip(file: BinaryIO, kind: int) -> None:
+    """Moves behind a value."""
     if kind == STRING:
         file.seek(_u64(file), 1)
     elif kind == ARRAY:
@@ -36,7 +37,7 @@ def _skip(file: BinaryIO, kind: int) -> None:
             file.seek(count * VALUE_BYTES[inner], 1)
         else:
             for _ in range(count):
-                _skip(file, inner)
+                skip(file, inner)
     else:
         file.seek(VALUE_BYTES[kind], 1)
 
@@ -48,10 +49,10 @@ def tensor_table(path: Path) -> list[tuple[str, int, int]]:
         magic, version, n_tensors, n_values = struct.unpack("<4sIQQ", file.read(24))
         assert magic == b"GGUF" and version == 3, path
         for _ in range(n_values):
-            _skip(file, STRING)
-            _skip(file, _u32(file))
+            skip(file, STRING)
+            skip(file, _u32(file))
         for _ in range(n_tensors):
-            _skip(file, STRING)
+            skip(file, STRING)
             shape = tuple(_u64(file) for _ in range(_u32(file)))
             kind = gguf.GGMLQuantizationType(_u32(file))
             file.seek(8, 1)
