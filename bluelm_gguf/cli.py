@@ -353,6 +353,10 @@ def convert(
     ] = None,
     llm_only: Annotated[bool, typer.Option("--llm-only", help="Write no vision file.")] = False,
     vision_only: Annotated[bool, typer.Option("--vision-only", help="Write no language model.")] = False,
+    llm: Annotated[
+        Path | None,
+        typer.Option("--llm", metavar="LLM.gguf", help="The language model is there: write its vision file."),
+    ] = None,
     imatrix: Annotated[
         Path | None,
         typer.Option(
@@ -378,15 +382,18 @@ def convert(
             raise typer.BadParameter(f"{value!r} is none of {', '.join(allowed)}", param_hint=option)
     if llm_only and vision_only:
         raise typer.BadParameter("excludes --vision-only", param_hint="--llm-only")
+    if llm_only and llm is not None:
+        raise typer.BadParameter("excludes --llm", param_hint="--llm-only")
+    vision_only = vision_only or llm is not None
     if imatrix is not None and (vision_only or llm_type in ("f32", "f16", "bf16", "q8_0")):
-        what = "--vision-only" if vision_only else f"--llm-type {llm_type}"
+        what = "--llm" if llm is not None else "--vision-only" if vision_only else f"--llm-type {llm_type}"
         raise typer.BadParameter(f"has no use with {what}", param_hint="--imatrix")
     signal.signal(signal.SIGTERM, _terminate)
     progress = ProgressLine()
     try:
         result = converter.convert(
             checkpoint, out, llm_type=llm_type, mmproj_type=mmproj_type, name=name, llm_only=llm_only,
-            vision_only=vision_only, imatrix=imatrix, dry_run=dry_run, on_progress=progress,
+            vision_only=vision_only, llm=llm, imatrix=imatrix, dry_run=dry_run, on_progress=progress,
         )  # fmt: skip
     except converter.ConversionError as error:
         progress.clear()

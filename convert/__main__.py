@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--llm-only", action="store_true", help="write no mmproj")
     only.add_argument("--vision-only", action="store_true", help="write no LLM")
+    only.add_argument("--llm", metavar="LLM.gguf", help="write the mmproj that goes with this file")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             name=options.name,
             llm_only=options.llm_only,
             vision_only=options.vision_only,
+            llm=options.llm,
             imatrix=options.imatrix,
             dry_run=options.dry_run,
             on_progress=_progress,
