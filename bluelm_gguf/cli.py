@@ -5,6 +5,7 @@ Answers go to stdout, everything else to stderr. Exit codes: 0, 1 (failed), 2 (u
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -417,21 +418,47 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 @_reported
 def info(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="GGUF files.")],
+    ctx_size: CtxOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects, one per file.")] = False,
 ) -> None:
-    """Says what is in GGUF files."""
-    from .gguf_info import describe
+    """Says what is in GGUF files, what they need, and whether two belong together."""
+    from .gguf_file import read_head
+    from .gguf_info import describe_head
+    from .memory import estimate, memory_text
+    from .pair import judge
 
-    described = [describe(path) for path in files]
+    heads = [read_head(path) for path in files]
+    needs = [estimate(None, head) if head.is_mmproj else estimate(head, n_ctx=ctx_size) for head in heads]
+    # Two files are a pair; of more, nobody knows who belongs to whom.
+    pair = sorted(heads, key=lambda head: head.is_mmproj) if len(heads) == 2 else []
+    verdict = judge(*pair) if [head.is_mmproj for head in pair] == [False, True] else None
     if as_json:
-        print(json.dumps([one.as_dict() for one in described], indent=2, ensure_ascii=False))
+        found = [
+            describe_head(head).as_dict() | {"memory": need.as_dict()}
+            for head, need in zip(heads, needs, strict=True)
+        ]
+        if verdict is not None:
+            for one in found:
+                one["pair"] = dataclasses.asdict(verdict)
+        print(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    for i, one in enumerate(described):
+    for i, head in enumerate(heads):
         if i:
             print()
-        print(one.path)
-        for label, text in one.rows():
+        print(head.path)
+        rows = describe_head(head).rows()
+        if verdict is None:
+            rows.append(("memory", memory_text(needs[i])))
+        for label, text in rows:
             print(f"  {label:<11} {text}")
+    if verdict is not None:
+        answer = {True: "yes", False: "no", None: "perhaps"}[verdict.belongs]
+        print(f"\nboth\n  {'a pair':<11} {answer}: {verdict.reason}")
+        if verdict.runs:
+            print(f"  {'memory':<11} {memory_text(estimate(pair[0], pair[1], n_ctx=ctx_size))}")
+    elif pair:
+        kind = "vision files" if pair[0].is_mmproj else "language models"
+        print(f"\nboth\n  {'a pair':<11} no: two {kind}")
 
 
 # ---------------------------------------------------------------------------------------------------- tiles

@@ -34,6 +34,8 @@ class FileInfo:
     types: tuple[TypeShare, ...]
     """By type, the largest first."""
     pair_id: str | None
+    license: str
+    source: str
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -49,7 +51,8 @@ class FileInfo:
             ("parameters", f"{self.parameters:,} ({count(self.parameters)})"),
             ("types", types or "(none)"),
         ]
-        return rows + ([("pair", self.pair_id)] if self.pair_id else [])
+        more = (("licence", self.license), ("source", self.source), ("pair id", self.pair_id))
+        return rows + [(label, text) for label, text in more if text]
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,11 @@ def describe(path: str | os.PathLike[str]) -> LlmInfo | MmprojInfo:
     Raises:
         ModelFileError, ModelFormatError: see `gguf_file.read_head`.
     """
-    head = read_head(path)
+    return describe_head(read_head(path))
+
+
+def describe_head(head: GgufHead) -> LlmInfo | MmprojInfo:
+    """Describes a file whose head was read."""
     return _describe_mmproj(head) if head.is_mmproj else _describe_llm(head)
 
 
@@ -166,7 +173,15 @@ def _common(head: GgufHead, kind: str) -> dict[str, Any]:
         "tensors": len(head.tensors),
         "types": tuple(types),
         "pair_id": head.metadata.get("bluelm.pair_id"),
+        "license": _text(head, "license.name", "license"),
+        "source": _text(head, "source.repo_url", "source.url", "repo_url", "url"),
     }
+
+
+def _text(head: GgufHead, *keys: str) -> str:
+    """The first of some keys of `general.` that holds a text."""
+    values = (head.metadata.get(f"general.{key}") for key in keys)
+    return next((value for value in values if isinstance(value, str) and value), "")
 
 
 def _describe_llm(head: GgufHead) -> LlmInfo:

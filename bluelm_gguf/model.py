@@ -16,13 +16,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .answer import Cell, OwnedLock, ReplyStream, Request
-from .errors import InvalidArgumentError, MismatchError, ModelFileError
+from .errors import InvalidArgumentError, ModelFileError
 from .gguf_file import GgufHead
 from .llm import LanguageModel, ProgressFn, Sampling, check_llm_file
 from .machine import default_threads
+from .pair import read_pair
 from .prompt import PromptBuilder, Turn
 from .results import Reply
-from .vision import EncodedImage, TilerOverrides, VisionEncoder, check_mmproj_file
+from .vision import EncodedImage, TilerOverrides, VisionEncoder
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -44,27 +45,6 @@ def demo_paths() -> tuple[Path, Path]:
         if not path.is_file():
             raise ModelFileError(f"{path}: the demo model is not part of this installation; give a model")
     return pair
-
-
-def check_pair(llm: GgufHead, mmproj: GgufHead) -> None:
-    """Makes sure that a language model and a vision file belong together, before either is loaded.
-
-    Raises:
-        MismatchError: the projector's width is not the LLM's; the message names both files and both numbers.
-    """
-    n_embd = llm.of_architecture("embedding_length")
-    n_out = mmproj.metadata.get("clip.vision.projection_dim")
-    if isinstance(n_embd, int) and isinstance(n_out, int) and n_embd != n_out:
-        raise MismatchError(
-            f"{mmproj.path} makes embeddings of width {n_out}, but {llm.path} needs {n_embd}: they "
-            "do not belong together"
-        )
-    ids = llm.metadata.get("bluelm.pair_id"), mmproj.metadata.get("bluelm.pair_id")
-    if None not in ids and ids[0] != ids[1]:
-        warnings.warn(
-            f"{mmproj.path} and {llm.path} come from different checkpoints; answers may be nonsense",
-            stacklevel=3,
-        )
 
 
 class Model:
@@ -125,11 +105,11 @@ class Model:
                 f"{mmproj}: a vision file alone cannot answer; give the language model too"
             )
         assert llm is not None
-        llm_head = check_llm_file(llm)
         mmproj_head = None
-        if mmproj is not None:
-            mmproj_head = check_mmproj_file(mmproj)
-            check_pair(llm_head, mmproj_head)
+        if mmproj is None:
+            llm_head = check_llm_file(llm)
+        else:
+            llm_head, mmproj_head = read_pair(llm, mmproj)
         self.n_threads = n_threads or default_threads()
         self.chunk = chunk
         try:
