@@ -173,12 +173,11 @@ def convert(
             f"{directory / 'config.json'} describes a text-only model; it has no vision part"
         )
     llm_specs = family.decoder.specs(family.text_prefix)
-    if given is not None:
-        llm_specs = [spec for spec in llm_specs if spec.source in checkpoint]
     vision_specs = family.vision.specs() if family.vision is not None else []
     patterns = family.decoder.dropped(family.text_prefix)
     patterns += family.vision.dropped() if family.vision is not None else []
-    dropped = account(checkpoint, llm_specs + vision_specs, patterns)
+    needed = [spec for spec in llm_specs if given is None or spec.source in checkpoint] + vision_specs
+    dropped = account(checkpoint, needed, patterns)
 
     n_parameters = sum(math.prod(spec.stored_shape) for spec in llm_specs if spec.source)
     identity, notes = identify(directory, n_parameters, name)
