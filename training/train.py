@@ -32,12 +32,12 @@ from training.model import PRESETS, Config, Demo
 LATE = {  # how often each kind is asked from phase c on
     "colour": 1.0,
     "shape": 0.8,
-    "count": 1.8,
+    "count": 2.0,
     "position": 2.0,
     "number": 1.5,
     "word": 1.5,
     "size": 0.3,
-    "side": 0.5,
+    "side": 0.0,
     "exists": 0.6,
     "describe": 0.4,
 }
@@ -80,7 +80,7 @@ PHASES = {
         "qa_tokens": 176,
         "n_questions": 8,
         "weights": LATE,
-        "recipes": [(0.25, "w14", 7), (0.27, "w14f", 10), (0.4, "large", 4), (0.08, "w5e", 36)],
+        "recipes": [(0.42, "w14", 6), (0.08, "m5f", 10), (0.42, "large", 4), (0.08, "w9e", 12)],
     },
 }
 
