@@ -101,7 +101,13 @@ def _from_bpe(tokenizer: dict[str, Any], path: Path) -> Vocabulary:
 def _from_spm(pieces: spm.Pieces) -> Vocabulary:
     out = Vocabulary("llama", "default", pieces.tokens, pieces.types, pieces.scores)
     out.add_space_prefix = pieces.add_space_prefix
-    out.notes = pieces.notes
+    out.notes = list(pieces.notes)
+    marks = [t for t, kind in zip(pieces.tokens, pieces.types, strict=True) if kind == TokenType.USER_DEFINED]
+    if marks and pieces.add_space_prefix:
+        out.notes.append(
+            f"llama.cpp puts a space before text behind {marks[0]!r} and other symbols of the tokenizer's "
+            "own; SentencePiece does so only where the whole text begins"
+        )
     for role, i in (("unk", pieces.unk_id), ("bos", pieces.bos_id), ("eos", pieces.eos_id)):
         if i is not None and 0 <= i < len(pieces.tokens):
             out.special_ids[role] = i
@@ -168,6 +174,10 @@ def _find_special(
                     "correct the file"
                 )
             vocabulary.special_ids[role] = ids[text]
+            # vocab.json and added_tokens.json do not say which tokens are special.
+            plain = (int(TokenType.NORMAL), int(TokenType.USER_DEFINED))
+            if role in ("bos", "eos") and vocabulary.types[ids[text]] in plain:
+                vocabulary.types[ids[text]] = int(TokenType.CONTROL)
         elif key in settings and value is None:
             vocabulary.special_ids.pop(role, None)
     generation = read_json_if_there(directory / "generation_config.json")

@@ -22,8 +22,13 @@ SO400M = "google/siglip-so400m-patch14-384"
 
 
 @cache
-def sentencepiece_model(vocab_size: int = 450) -> bytes:
-    """tokenizer.model of a small SentencePiece BPE with byte fallback, as Llama 2's."""
+def sentencepiece_model(vocab_size: int = 450, symbols: tuple[str, ...] = ()) -> bytes:
+    """tokenizer.model of a small SentencePiece BPE with byte fallback, as Llama 2's.
+
+    Args:
+        vocab_size: tokens in all.
+        symbols: user-defined ones, found wherever they are spelled.
+    """
     with TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus.txt"
         corpus.write_text("\n".join(CORPUS * 20), encoding="utf-8")
@@ -31,7 +36,7 @@ def sentencepiece_model(vocab_size: int = 450) -> bytes:
             input=str(corpus), model_prefix=f"{folder}/t", model_type="bpe", vocab_size=vocab_size,
             byte_fallback=True, character_coverage=0.98, normalization_rule_name="identity",
             remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True,
-            minloglevel=2,
+            user_defined_symbols=list(symbols), minloglevel=2,
         )  # fmt: skip
         return Path(folder, "t.model").read_bytes()
 

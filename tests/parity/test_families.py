@@ -275,5 +275,5 @@ def test_full_width(tmp_path: Path) -> None:
             llm.prefill(part, (0, 3, 199)[i])
         assert relative_error(llm.logits()[None], wanted[None]) < LOGIT_TOLERANCE
     del reference
-    result = convert(tmp_path / "ck", tmp_path / "q", llm_type="q4_0", mmproj_type="q8_0")
+    result = convert(tmp_path / "ck", tmp_path / "q", mmproj_type="q8_0", vision_only=True)
     assert {kind for kind, _, _ in result.mmproj_types} == {"Q8_0", "F16", "F32"}
