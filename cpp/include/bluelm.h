@@ -51,8 +51,8 @@ enum {
 enum { BLUELM_STAGE_ENCODE = 0, BLUELM_STAGE_PREFILL = 1 };
 
 // Called before, between and after units of work (encode: batches of tiles, prefill: chunks of tokens), and
-// while a batch is being encoded again every 50 ms or so with the same numbers. Always on the thread that made
-// the call. Returning false cancels.
+// while a batch is being encoded again every 50 ms or so with the same numbers. Always on the thread that
+// made the call. Returning false cancels.
 typedef bool (*bluelm_progress)(int32_t stage, int64_t done, int64_t total, void* user_data);
 
 BLUELM_API int32_t bluelm_abi_version(void);
@@ -72,6 +72,8 @@ enum {
 enum { BLUELM_THUMBNAIL_NONE = 0, BLUELM_THUMBNAIL_FIRST = 1, BLUELM_THUMBNAIL_LAST = 2 };
 enum { BLUELM_FIT_PAD_CENTER = 0, BLUELM_FIT_PAD_TOP_LEFT = 1, BLUELM_FIT_STRETCH = 2 };
 enum { BLUELM_FILTER_BICUBIC = 0, BLUELM_FILTER_BILINEAR = 1 };
+// A fitted side that is no whole number of pixels: Algorithm 1's int(), or LLaVA-NeXT's ceil().
+enum { BLUELM_ROUND_FLOOR = 0, BLUELM_ROUND_CEIL = 1 };
 
 #define BLUELM_MAX_GRIDS 256
 
@@ -85,28 +87,29 @@ typedef struct bluelm_tiler_params {
     int32_t fit;                   // BLUELM_FIT_*
     int32_t filter;                // BLUELM_FILTER_*
     uint8_t pad_rgb[3];
-    uint8_t reserved;
-    int32_t n_grids;                        // candidates, in any order: the search sorts them itself
-    int32_t grids[BLUELM_MAX_GRIDS][2];     // {columns, rows}
+    uint8_t fit_rounding;                // BLUELM_ROUND_*
+    int32_t n_grids;                     // candidates, in any order: the search sorts them itself
+    int32_t grids[BLUELM_MAX_GRIDS][2];  // {columns, rows}
 } bluelm_tiler_params;
 
 // Relaxed up to 4:4, tile 384, thumbnail first.
 BLUELM_API bluelm_status bluelm_tiler_params_default(bluelm_tiler_params* out);
-// Replaces the candidates by 1..max_cols x 1..max_rows; max_tiles > 0 keeps those with cols*rows <= max_tiles.
+// Replaces the candidates by 1..max_cols x 1..max_rows; max_tiles > 0 keeps those with cols*rows <=
+// max_tiles.
 BLUELM_API bluelm_status bluelm_tiler_params_set_grids(bluelm_tiler_params* params, int32_t max_cols,
                                                        int32_t max_rows, int32_t max_tiles);
 
 // Pure geometry: what will be cut from a picture of width x height.
 typedef struct bluelm_tile_plan {
     size_t struct_size;
-    int32_t width, height;       // the picture
-    int32_t cols, rows;          // the grid
-    int32_t tile;                // pixels
+    int32_t width, height;          // the picture
+    int32_t cols, rows;             // the grid
+    int32_t tile;                   // pixels
     int32_t fit_width, fit_height;  // the picture resized into the grid
     int32_t pad_left, pad_top;      // where it lies on the canvas of cols*tile x rows*tile
-    int32_t thumbnail_index;     // index of the thumbnail among the views, or -1
-    int32_t n_tiles;             // views in all: cols*rows, and the thumbnail if there is one
-    int64_t effective, wasted;   // Re and Rw of Algorithm 1, in pixels
+    int32_t thumbnail_index;        // index of the thumbnail among the views, or -1
+    int32_t n_tiles;                // views in all: cols*rows, and the thumbnail if there is one
+    int64_t effective, wasted;      // Re and Rw of Algorithm 1, in pixels
 } bluelm_tile_plan;
 
 // Errors: INVALID_ARGUMENT for sizes outside 1..20000 or params out of range.
@@ -157,10 +160,10 @@ typedef struct bluelm_vision_info {
 
 typedef struct bluelm_vision_timings {
     size_t struct_size;
-    double resize_ms;       // resize, pad, cut
-    double patch_embd_ms;   // normalise + patch embedding
-    double vit_ms;          // transformer blocks + downsampler + projector
-    double total_ms;        // wall time of the call; below the sum of parts where the pipeline overlaps
+    double resize_ms;      // resize, pad, cut
+    double patch_embd_ms;  // normalise + patch embedding
+    double vit_ms;         // transformer blocks + downsampler + projector
+    double total_ms;       // wall time of the call; below the sum of parts where the pipeline overlaps
     int32_t n_tiles, n_batches;
 } bluelm_vision_timings;
 
@@ -177,16 +180,19 @@ BLUELM_API bluelm_status bluelm_vision_get_tiler(const bluelm_vision* vision, bl
 BLUELM_API bluelm_status bluelm_vision_get_prompt(const bluelm_vision* vision, const char** prefix_out,
                                                   const char** suffix_out);
 
-// Plans, cuts and encodes a picture [height, width, 3] uint8.
-// out: [plan.n_tiles * tokens_per_tile, n_embd_out] float32, views in plan order. out == NULL only sets
-// *n_tokens_out. tiler NULL: the file's own. timings may be NULL.
+// Plans, cuts and encodes a picture [height, width, 3] uint8, and puts its tokens together as the file asks.
+// out: [n_tokens, n_embd_out] float32: views in plan order, n_tokens = plan.n_tiles * tokens_per_tile; or,
+// with `bluelm.assembly.method` anyres, stitched to one map without padding (docs/mmproj.md), n_tokens
+// depending on the picture's shape. out == NULL only sets *n_tokens_out. tiler NULL: the file's own. timings
+// may be NULL.
 BLUELM_API bluelm_status bluelm_vision_encode(bluelm_vision* vision, const bluelm_tiler_params* tiler,
                                               const uint8_t* rgb, int32_t width, int32_t height,
                                               bluelm_progress progress, void* user_data, float* out,
                                               size_t out_floats, int64_t* n_tokens_out,
                                               bluelm_vision_timings* timings);
 
-// The same for views already cut: tiles [n_tiles, image_size, image_size, 3] uint8.
+// Views already cut, tiles [n_tiles, image_size, image_size, 3] uint8, each for itself:
+// out [n_tiles, tokens_per_tile, n_embd_out].
 BLUELM_API bluelm_status bluelm_vision_encode_tiles(bluelm_vision* vision, const uint8_t* tiles,
                                                     int32_t n_tiles, bluelm_progress progress,
                                                     void* user_data, float* out, size_t out_floats,
@@ -195,9 +201,9 @@ BLUELM_API bluelm_status bluelm_vision_encode_tiles(bluelm_vision* vision, const
 // One stage's activations for parity tests and debugging. stage: "pixels" [n, 3, S, S] (normalised),
 // "patch_embd" [n, 729, D] (with positions), "layer.K" [n, 729, D] (output of block K), "post_ln",
 // "merged" [n, T, s*s*D], "projector" [n, T, n_embd_out]. out NULL: only *n_floats_out is set.
-BLUELM_API bluelm_status bluelm_vision_dump_stage(bluelm_vision* vision, const uint8_t* tiles, int32_t n_tiles,
-                                                  const char* stage, float* out, size_t out_floats,
-                                                  size_t* n_floats_out);
+BLUELM_API bluelm_status bluelm_vision_dump_stage(bluelm_vision* vision, const uint8_t* tiles,
+                                                  int32_t n_tiles, const char* stage, float* out,
+                                                  size_t out_floats, size_t* n_floats_out);
 
 // --------------------------------------------------------------------------------------------------- prefill
 

@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "assembly.h"
 #include "bluelm.h"
 #include "error.h"
 #include "tiler.h"
@@ -102,13 +103,15 @@ bluelm_status bluelm_vision_encode(bluelm_vision* vision, const bluelm_tiler_par
         }
         const bluelm_tiler_params& params = tiler ? *tiler : c.tiler;
         const bluelm_tile_plan plan = bluelm::plan_tiles(params, width, height);
-        if (n_tokens_out) *n_tokens_out = int64_t(plan.n_tiles) * c.tokens_per_tile();
+        const bluelm::Assembly assembly = bluelm::plan_assembly(c.assembly, plan);
+        if (n_tokens_out) *n_tokens_out = assembly.n_tokens;
         if (!out) {
             require(n_tokens_out != nullptr, "out and n_tokens_out are NULL");
             return;
         }
         require(rgb != nullptr, "rgb is NULL");
-        require_room(out_floats, output_floats(c, plan.n_tiles));
+        require_room(out_floats, static_cast<size_t>(assembly.n_tokens) * static_cast<size_t>(c.n_embd_out));
+        std::vector<float> features(c.assembly.anyres ? output_floats(c, plan.n_tiles) : 0);
         bluelm::TileCutter cutter(params, plan, rgb);
         std::vector<uint8_t> views;
         const auto cut = [&](int first, int count) {
@@ -117,7 +120,10 @@ bluelm_status bluelm_vision_encode(bluelm_vision* vision, const bluelm_tiler_par
             return static_cast<const uint8_t*>(views.data());
         };
         bluelm::Progress reporter(progress, user_data, plan.n_tiles);
-        vision->vision.encode(cut, plan.n_tiles, reporter, out, timings);
+        if (!c.assembly.anyres) return vision->vision.encode(cut, plan.n_tiles, reporter, out, timings);
+        vision->vision.encode(cut, plan.n_tiles, reporter, features.data(), timings);
+        const float* newline = static_cast<const float*>(vision->vision.weights().image_newline->data);
+        bluelm::assemble(assembly, features.data(), newline, c.n_embd_out, out);
     });
 }
 

@@ -31,24 +31,38 @@ std::vector<Grid> descending(const bluelm_tiler_params& params) {
 }
 
 // A picture laid into a grid with its aspect kept. The doubles are those of Algorithm 1's `int(W_orig *
-// scale)` in Python; a side never vanishes.
+// scale)` in Python; a side has at least `least` pixels.
 struct Fit {
     int width, height;
     int64_t effective, wasted;  // Re, Rw
 };
 
-Fit fit_into(const Grid& grid, int tile, int width, int height) {
+Fit fit_into(const Grid& grid, int tile, int width, int height, int least = 1) {
     const int64_t canvas_width = static_cast<int64_t>(grid.first) * tile;
     const int64_t canvas_height = static_cast<int64_t>(grid.second) * tile;
     const double scale = std::min(static_cast<double>(canvas_width) / width,  //
                                   static_cast<double>(canvas_height) / height);
     Fit fit;
-    fit.width = std::max(1, static_cast<int>(width * scale));
-    fit.height = std::max(1, static_cast<int>(height * scale));
+    fit.width = std::max(least, static_cast<int>(width * scale));
+    fit.height = std::max(least, static_cast<int>(height * scale));
     fit.effective =
         std::min(static_cast<int64_t>(fit.width) * fit.height, static_cast<int64_t>(width) * height);
     fit.wasted = canvas_width * canvas_height - fit.effective;
     return fit;
+}
+
+// LLaVA-NeXT's get_patch_output_size: the side that fits exactly is the canvas's, the other is rounded up.
+void round_up(const Grid& grid, int tile, int width, int height, Fit& fit) {
+    const int canvas_width = grid.first * tile, canvas_height = grid.second * tile;
+    const double scale_x = static_cast<double>(canvas_width) / width;
+    const double scale_y = static_cast<double>(canvas_height) / height;
+    if (scale_x < scale_y) {
+        fit.width = canvas_width;
+        fit.height = std::min(static_cast<int>(std::ceil(height * scale_x)), canvas_height);
+    } else {
+        fit.height = canvas_height;
+        fit.width = std::min(static_cast<int>(std::ceil(width * scale_y)), canvas_width);
+    }
 }
 
 // 0.1f is not 0.1: the decimal fraction that was meant, so that a tie falls as it does in Python.
@@ -72,12 +86,14 @@ Grid search_relaxed(const bluelm_tiler_params& params, int width, int height) {
     return best;
 }
 
-// LLaVA-NeXT's select_best_resolution: the largest effective resolution, ties by less waste.
+// LLaVA-NeXT's select_best_resolution: the largest effective resolution, ties by less waste. With its own
+// rounding a picture so thin that int() leaves nothing of a side has no effective resolution, as there.
 Grid search_llava_next(const bluelm_tiler_params& params, int width, int height) {
+    const int least = params.fit_rounding == BLUELM_ROUND_CEIL ? 0 : 1;
     Grid best;
     int64_t max_effective = 0, min_wasted = INT64_MAX;
     for (const Grid& grid : descending(params)) {
-        const Fit fit = fit_into(grid, params.tile, width, height);
+        const Fit fit = fit_into(grid, params.tile, width, height, least);
         if (fit.effective > max_effective || (fit.effective == max_effective && fit.wasted < min_wasted)) {
             max_effective = fit.effective;
             min_wasted = fit.wasted;
@@ -178,6 +194,7 @@ void check_tiler_params(const bluelm_tiler_params& params) {
     require_range("thumbnail_for_single", params.thumbnail_for_single, 0, 1);
     require_range("fit", params.fit, BLUELM_FIT_PAD_CENTER, BLUELM_FIT_STRETCH);
     require_range("resize filter", params.filter, BLUELM_FILTER_BICUBIC, BLUELM_FILTER_BILINEAR);
+    require_range("fit_rounding", params.fit_rounding, BLUELM_ROUND_FLOOR, BLUELM_ROUND_CEIL);
     if (params.method == BLUELM_TILER_SINGLE) return;  // looks at no grid
     require_range("number of grids", params.n_grids, 1, BLUELM_MAX_GRIDS);
     for (int i = 0; i < params.n_grids; ++i) {
@@ -199,7 +216,8 @@ bluelm_tile_plan plan_tiles(const bluelm_tiler_params& params, int width, int he
             format("a picture of %d x %d: each side must be 1..%d pixels", width, height, kMaxImageSide));
     }
     const Grid grid = choose_grid(params, width, height);
-    const Fit fit = fit_into(grid, params.tile, width, height);
+    Fit fit = fit_into(grid, params.tile, width, height);
+    if (params.fit_rounding == BLUELM_ROUND_CEIL) round_up(grid, params.tile, width, height, fit);
 
     bluelm_tile_plan plan = {};
     plan.struct_size = sizeof(plan);

@@ -247,6 +247,8 @@ void read_tiler(MmprojFile& file, VisionConfig& c) {
     t.thumbnail_for_single = file.boolean("bluelm.tiler.thumbnail_for_single");
     t.fit = file.choice("bluelm.tiler.fit", {"pad_center", "pad_top_left", "stretch"});
     t.filter = file.choice("bluelm.tiler.resize", {"bicubic", "bilinear"});
+    if (file.has("bluelm.tiler.fit_rounding"))
+        t.fit_rounding = static_cast<uint8_t>(file.choice("bluelm.tiler.fit_rounding", {"floor", "ceil"}));
     size_t n = 0;
     if (const int32_t* rgb = file.i32_array("bluelm.tiler.pad_rgb", 3, 3, &n)) {
         for (int i = 0; i < 3; ++i) {
@@ -266,6 +268,16 @@ void read_tiler(MmprojFile& file, VisionConfig& c) {
     } catch (const Error& e) {
         file.problems.push_back(std::string("bluelm.tiler.*: ") + e.what());
     }
+}
+
+// Files from before these keys have none of them: views one after the other.
+void read_assembly(MmprojFile& file, VisionConfig& c) {
+    c.assembly.column_major = c.column_major;
+    if (c.patch_size && c.downsample) c.assembly.side = c.merged_grid();
+    if (!file.has("bluelm.assembly.method")) return;
+    c.assembly.anyres = file.choice("bluelm.assembly.method", {"concat", "anyres"}) == 1;
+    if (!c.assembly.anyres) return;
+    c.assembly.max_tiles = static_cast<int32_t>(file.u32("bluelm.assembly.max_tiles", 0, kMaxGridTiles));
 }
 
 VisionConfig read_config(MmprojFile& file) {
@@ -313,6 +325,7 @@ VisionConfig read_config(MmprojFile& file) {
     }
     if (c.n_ff_unpadded > c.n_ff) file.problems.push_back("feed_forward_length is below the unpadded one");
     read_tiler(file, c);
+    read_assembly(file, c);
     if (!file.problems.empty()) throw_problems(file, BLUELM_ERR_FORMAT);
     return c;
 }
@@ -368,6 +381,7 @@ std::vector<TensorInfo> tensor_table(VisionWeights& w) {
     if (c.input_norm) norm("mm.input_norm", m, w.input_norm);
     linear("mm.0", h, m, w.mm0);
     linear("mm.2", c.n_embd_out, h, w.mm2);
+    if (c.assembly.anyres) add("mm.image_newline", {c.n_embd_out}, Kind::kF32, &w.image_newline);
     return table;
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "assembly.h"
 #include "bluelm.h"
 #include "ggml-backend.h"
 #include "ggml.h"
@@ -37,6 +38,7 @@ struct VisionConfig {
     bool column_major = false;
     bool projector_gelu_tanh = false;
     bluelm_tiler_params tiler = {};
+    AssemblyParams assembly;
     std::string prompt_prefix, prompt_suffix;
     std::string name, ftype;
 
@@ -93,6 +95,7 @@ public:
     Norm post_ln;     // only with config.post_layernorm
     Norm input_norm;  // [s*s*D], only with config.input_norm
     Linear mm0, mm2;
+    ggml_tensor* image_newline = nullptr;  // [n_embd_out], only with config.assembly.anyres
 
     int64_t n_params = 0;
     int64_t weight_bytes = 0;      // as stored in the file
