@@ -37,6 +37,7 @@ TILER_METHODS = {"relaxed": 0, "llava_next": 1, "internvl": 2, "single": 3}
 THUMBNAILS = {"none": 0, "first": 1, "last": 2}
 FITS = {"pad_center": 0, "pad_top_left": 1, "stretch": 2}
 FILTERS = {"bicubic": 0, "bilinear": 1}
+ROUNDINGS = {"floor": 0, "ceil": 1}
 STAGES = {0: "encode", 1: "prefill"}
 
 _STATUS: dict[int, type[errors.BluelmError]] = {
@@ -74,7 +75,7 @@ class TilerParams(_Struct):
         ("fit", c_int32),
         ("filter", c_int32),
         ("pad_rgb", c_uint8 * 3),
-        ("reserved", c_uint8),
+        ("fit_rounding", c_uint8),
         ("n_grids", c_int32),
         ("grids", (c_int32 * 2) * MAX_GRIDS),
     ]
@@ -347,7 +348,8 @@ def char_buffer(n: int) -> Any:
 
 
 __all__ = [
-    "ABI_VERSION", "FILTERS", "FITS", "MAX_GRIDS", "PROGRESS", "THUMBNAILS", "TILER_METHODS", "PrefillParams",
+    "ABI_VERSION", "FILTERS", "FITS", "MAX_GRIDS", "PROGRESS", "ROUNDINGS", "THUMBNAILS", "TILER_METHODS",
+    "PrefillParams",
     "ProgressBridge", "TilePlan", "TilerParams", "VisionInfo", "VisionParams", "VisionTimings", "build_info",
     "byref", "c_char_p", "c_float", "c_int32", "c_int64", "c_size_t", "c_uint8", "c_void_p", "char_buffer",
     "check", "library_path", "load", "pointer",

@@ -487,7 +487,7 @@ def tiles(
 ) -> None:
     """Shows which tiles a picture is cut into."""
     from . import tiling
-    from .vision import tiler_params
+    from .vision import VisionEncoder, tiler_params
 
     if out is not None and out.suffix.lower() != ".png":
         raise typer.BadParameter("a name that ends in .png is needed", param_hint="-o")
@@ -498,13 +498,18 @@ def tiles(
     rgb = _pixels(target, drawn=out is not None)
     width, height = rgb if isinstance(rgb, tuple) else (rgb.shape[1], rgb.shape[0])
     per_tile = tiling.TOKENS_PER_TILE
+    plans: tuple[tiling.TilePlan, ...]
     cols, rows = max_cols or 4, max_rows or 4
     if compare:
         plans = tiling.compare(width, height, max_cols=cols, max_rows=rows)
     elif mmproj is not None:
-        params, per_tile = _file_tiler(mmproj)
-        params = tiler_params(params, {"max_cols": max_cols, "max_rows": max_rows})
-        plans = (tiling.plan_with(params, width, height),)
+        params, per_tile, is_stitched = _file_tiler(mmproj)
+        limits = {"max_cols": max_cols, "max_rows": max_rows}
+        if is_stitched:  # the number of tokens depends on more than the tiles
+            with VisionEncoder(mmproj, use_repack=False) as encoder:
+                plans = (encoder.plan(width, height, tiler=limits),)
+        else:
+            plans = (tiling.plan_with(tiler_params(params, limits), width, height),)
     else:
         plans = (tiling.plan(width, height, max_cols=cols, max_rows=rows),)
     print(f"{target}: {width} x {height} pixels")
@@ -538,8 +543,8 @@ def _pixels(target: str, *, drawn: bool) -> Any:
     return np.full((height, width, 3), 0xD8, dtype=np.uint8)
 
 
-def _file_tiler(path: Path) -> tuple[Any, int]:
-    """Tiler settings and tokens per tile of an mmproj, without loading its weights."""
+def _file_tiler(path: Path) -> tuple[Any, int, bool]:
+    """Tiler settings, tokens per tile and whether tiles are stitched, of an mmproj without its weights."""
     from .gguf_info import MmprojInfo, describe
     from .tiling import TilerParams
     from .vision import check_mmproj_file
@@ -556,7 +561,8 @@ def _file_tiler(path: Path) -> tuple[Any, int]:
         values["pad_rgb"] = tuple(values["pad_rgb"])
     if not values["grids"] or not found.image_size or not found.tokens_per_tile:
         raise Failure(f"{path}: the file says nothing about tiles")
-    return TilerParams(**values, tile=found.image_size), found.tokens_per_tile
+    params = TilerParams(**values, tile=found.image_size)
+    return params, found.tokens_per_tile, found.assembly == "anyres"
 
 
 def _save_png(drawing: Any, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -104,6 +105,7 @@ class MmprojInfo(FileInfo):
     tokens_per_tile: int | None
     n_embd_out: int | None
     tiler: dict[str, Any]
+    assembly: str
     max_tokens_per_image: int | None
 
     def rows(self) -> list[tuple[str, str]]:
@@ -136,6 +138,7 @@ class MmprojInfo(FileInfo):
                 + f", thumbnail {thumbnail}, "
                 + f"{self.tiler.get('resize') or '?'}, {self.tiler.get('fit') or '?'}",
             ),
+            *([("assembly", "tiles stitched, padding cropped")] if self.assembly == "anyres" else []),
             ("at most", f"{_known(self.max_tokens_per_image)} tokens per picture"),
         ]
 
@@ -216,11 +219,13 @@ def _describe_mmproj(head: GgufHead) -> MmprojInfo:
         flat = []
     grids = [(flat[i], flat[i + 1]) for i in range(0, len(flat) - 1, 2)]
     keys = ("method", "alpha", "thumbnail", "thumbnail_for_single", "fit", "resize", "pad_rgb")
-    tiler: dict[str, Any] = {key: meta.get(f"bluelm.tiler.{key}") for key in keys} | {"grids": grids}
+    tiler: dict[str, Any] = {key: meta.get(f"bluelm.tiler.{key}") for key in (*keys, "fit_rounding")}
+    tiler["grids"] = grids
     most = 1 if tiler["method"] == "single" else max((c * r for c, r in grids), default=1)
     if tiler["thumbnail"] in ("first", "last") and (most > 1 or tiler["thumbnail_for_single"]):
         most += 1
     n_ff = _number(meta.get("clip.vision.feed_forward_length"))
+    assembly = str(meta.get("bluelm.assembly.method", "concat"))
     return MmprojInfo(
         **_common(head, "mmproj"),
         projector_type=str(meta.get("clip.projector_type", "")),
@@ -235,8 +240,25 @@ def _describe_mmproj(head: GgufHead) -> MmprojInfo:
         tokens_per_tile=per_tile,
         n_embd_out=_number(meta.get("clip.vision.projection_dim")),
         tiler=tiler,
-        max_tokens_per_image=per_tile * most if per_tile else None,
+        assembly=assembly,
+        max_tokens_per_image=_most_tokens(meta, assembly, per_tile, most, grids) if per_tile else None,
     )
+
+
+def _most_tokens(
+    meta: dict[str, Any], assembly: str, per_tile: int, n_views: int, grids: list[tuple[int, int]]
+) -> int:
+    """An upper bound of a picture's tokens."""
+    max_tiles = _number(meta.get("bluelm.assembly.max_tiles")) or 0
+    if assembly != "anyres":
+        return per_tile * n_views
+    if n_views == 1:
+        return per_tile + 1
+    tokens = max(c * r for c, r in grids) * per_tile
+    if max_tiles > 0:  # a map that is larger by up to 1.1 in each direction is not shrunk
+        tokens = min(tokens, int(1.1 * 1.1 * max_tiles * per_tile))
+    rows = max(r for _, r in grids) * math.isqrt(per_tile)  # one newline each
+    return per_tile + tokens + rows
 
 
 def _number(value: Any) -> int | None:

@@ -140,6 +140,7 @@ class Model:
     def _make_prompts(self, llm: LanguageModel, head: GgufHead) -> PromptBuilder:
         template = head.metadata.get("tokenizer.chat_template")
         prefix, suffix = self._vision.prompt if self._vision is not None else ("", "")
+        image_token = self._vision.image_token if self._vision is not None else ""
         return PromptBuilder(
             tokenize=llm.tokenize,
             template=template if isinstance(template, str) and template.strip() else None,
@@ -149,6 +150,7 @@ class Model:
             add_bos=llm.add_bos,
             image_prefix=prefix,
             image_suffix=suffix,
+            image_token=image_token,
             origin=str(llm.path),
         )
 

@@ -6,8 +6,10 @@ placeholders' places:
 
     <|im_start|>user\\n[picture][image_suffix]What is this?<|im_end|>\\n<|im_start|>assistant\\n
 
-Pictures come before the text of their turn (docs/bluelm-v-layout.md). Special tokens are recognised in what
-the template wrote and never in what a user typed: a question about `<|im_end|>` is only a question.
+Pictures come before the text of their turn (docs/bluelm-v-layout.md), or where the template puts them: one
+that takes contents as lists of parts ({"type": "image"}, {"type": "text", ...}) writes an image token there,
+which the vision file names (`bluelm.prompt.image_token`). Special tokens are recognised in what the template
+wrote and never in what a user typed: a question about `<|im_end|>` is only a question.
 
 Without a template in the file the conversation is written plainly, as `PLAIN_TEMPLATE` shows.
 """
@@ -102,7 +104,9 @@ class PromptBuilder:
         bos, bos_text: The BOS token (-1 if there is none) and its spelling.
         eos_text: The EOS token's spelling.
         add_bos: Whether prompts start with BOS.
-        image_prefix, image_suffix: Texts around a picture's tokens (`bluelm.prompt.*` of the mmproj).
+        image_prefix, image_suffix: Texts around a picture's tokens (`bluelm.prompt.*` of the mmproj), unless
+            the template places pictures itself.
+        image_token: What the template writes where a picture belongs (`bluelm.prompt.image_token`), or "".
         origin: The file, for messages.
     """
 
@@ -114,8 +118,10 @@ class PromptBuilder:
     add_bos: bool
     image_prefix: str = ""
     image_suffix: str = ""
+    image_token: str = ""
     origin: str = "the model"
     _render: Callable[..., str] = field(init=False, repr=False)
+    _takes_parts: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         import jinja2
@@ -137,6 +143,18 @@ class PromptBuilder:
                 raise InvalidArgumentError(message) from None
 
         self._render = render
+        self._takes_parts = self._probe()
+
+    def _probe(self) -> bool:
+        """Whether the template wants contents as lists of parts: it shows those, and no plain text."""
+        mark = secrets.token_hex(8)
+        for content in (mark, [{"type": "text", "text": mark}]):
+            try:
+                if mark in self._render([{"role": "user", "content": content}]):
+                    return isinstance(content, list)
+            except InvalidArgumentError:
+                continue
+        return False
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -184,9 +202,16 @@ class PromptBuilder:
         """The rendered conversation in order, with the turns in the placeholders' places."""
         nonce = secrets.token_hex(8)
         marks = [f"[[{nonce}:{i}]]" for i in range(len(turns))]
+        placed = self._takes_parts and bool(self.image_token)  # the template places the pictures
         rendered = self._render(
-            [{"role": turn.role, "content": mark} for turn, mark in zip(turns, marks, strict=True)]
+            [
+                {"role": turn.role, "content": self._content(mark, len(turn.images) if placed else 0)}
+                for turn, mark in zip(turns, marks, strict=True)
+            ]
         )
+        images = iter([image for turn in turns for image in turn.images]) if placed else iter(())
+        if placed:
+            self._check_places(rendered, sum(len(turn.images) for turn in turns))
         for turn, mark in zip(turns, marks, strict=True):
             before, found, rest = rendered.partition(mark)
             if not found or mark in rest:
@@ -194,14 +219,37 @@ class PromptBuilder:
                 raise InvalidArgumentError(
                     f"{self.origin}: its chat template {fault} the text of a {turn.role} turn"
                 )
-            yield before
-            for image in turn.images:
+            yield from self._with_images(before, images)
+            for image in () if placed else turn.images:
                 yield self.image_prefix
                 yield ImageSegment(image)
                 yield self.image_suffix
             yield TextSegment(turn.tokens) if turn.tokens is not None else _Written(turn.text)
             rendered = rest
-        yield rendered
+        yield from self._with_images(rendered, images)
+
+    def _content(self, mark: str, n_images: int) -> str | list[dict[str, str]]:
+        if not self._takes_parts:
+            return mark
+        return [*({"type": "image"} for _ in range(n_images)), {"type": "text", "text": mark}]
+
+    def _check_places(self, rendered: str, n_images: int) -> None:
+        found = rendered.count(self.image_token)
+        if n_images and found != n_images:
+            raise InvalidArgumentError(
+                f"{self.origin}: its chat template writes {self.image_token!r} {found} times for {n_images} "
+                "pictures"
+            )
+
+    def _with_images(self, text: str, images: Iterator[Any]) -> Iterator[str | ImageSegment]:
+        """What the template wrote, with pictures in the places of its image tokens."""
+        pieces = text.split(self.image_token) if self.image_token else [text]
+        yield pieces[0]
+        for piece in pieces[1:]:
+            image = next(images, None)
+            # Without a picture for it, it is only what the template wrote.
+            yield self.image_token if image is None else ImageSegment(image)
+            yield piece
 
     def _tokenize_run(self, run: Sequence[str | _Written]) -> list[int]:
         """Tokens of adjacent texts.

@@ -48,6 +48,7 @@ class TilerParams:
     fit: Literal["pad_center", "pad_top_left", "stretch"] = "pad_center"
     filter: Literal["bicubic", "bilinear"] = "bicubic"
     pad_rgb: tuple[int, int, int] = (0, 0, 0)
+    fit_rounding: Literal["floor", "ceil"] = "floor"
 
     def to_native(self) -> _native.TilerParams:
         """bluelm_tiler_params.
@@ -63,6 +64,7 @@ class TilerParams:
         native.thumbnail_for_single = int(self.thumbnail_for_single)
         native.fit = _code("fit", self.fit, _native.FITS)
         native.filter = _code("filter", self.filter, _native.FILTERS)
+        native.fit_rounding = _code("fit_rounding", self.fit_rounding, _native.ROUNDINGS)
         if len(self.pad_rgb) != 3 or not all(0 <= v <= 255 for v in self.pad_rgb):
             raise InvalidArgumentError(f"pad_rgb {self.pad_rgb}: must be three values of 0..255")
         native.pad_rgb[:] = self.pad_rgb
@@ -86,6 +88,7 @@ class TilerParams:
             fit=_name(_native.FITS, native.fit),
             filter=_name(_native.FILTERS, native.filter),
             pad_rgb=(native.pad_rgb[0], native.pad_rgb[1], native.pad_rgb[2]),
+            fit_rounding=_name(_native.ROUNDINGS, native.fit_rounding),
         )
 
 
@@ -101,6 +104,8 @@ class TilePlan:
         thumbnail_index: index of the thumbnail among the views, or None.
         n_tiles: views in all: cols*rows, and the thumbnail if there is one.
         effective, wasted: Re and Rw of Algorithm 1.
+        image_tokens: tokens as a model puts them together (`VisionEncoder.plan`), where they are not simply
+            those of the views; else None.
     """
 
     params: TilerParams = field(repr=False)
@@ -117,6 +122,7 @@ class TilePlan:
     n_tiles: int
     effective: int
     wasted: int
+    image_tokens: int | None = None
 
     @property
     def method(self) -> Method:
@@ -142,7 +148,7 @@ class TilePlan:
 
     def n_tokens(self, tokens_per_tile: int = TOKENS_PER_TILE) -> int:
         """Image tokens that the language model reads."""
-        return self.n_tiles * tokens_per_tile
+        return self.n_tiles * tokens_per_tile if self.image_tokens is None else self.image_tokens
 
     def to_native(self) -> _native.TilePlan:
         native = _native.TilePlan()

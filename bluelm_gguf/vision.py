@@ -50,7 +50,7 @@ class EncodedImage:
     """A picture as the LLM takes it; may be used in any number of questions."""
 
     embeddings: NDArray[np.float32]
-    """[n_tokens, n_embd], views in the plan's order."""
+    """[n_tokens, n_embd], views in the plan's order, or put together as the file asks."""
     plan: TilePlan
     timings: EncodeTimings
     key: str
@@ -168,6 +168,9 @@ class VisionEncoder:
         )
         self.prompt: tuple[str, str] = (_text(prefix.value), _text(suffix.value))
         """Texts before and after a picture's tokens."""
+        image_token = head.metadata.get("bluelm.prompt.image_token")
+        self.image_token = image_token if isinstance(image_token, str) else ""
+        """What the chat template writes where a picture belongs; empty: pictures go before the text."""
 
     def _read_info(self) -> VisionInfo:
         raw = _native.VisionInfo()
@@ -187,6 +190,28 @@ class VisionEncoder:
         """Width of the embeddings: the LLM's."""
         return self.info.n_embd_out
 
+    def plan(self, width: int, height: int, *, tiler: TilerOverrides = None) -> TilePlan:
+        """Plans the tiles of a picture of width x height pixels, and counts its tokens.
+
+        Raises:
+            InvalidArgumentError: an unknown or impossible tiler setting, or sizes outside 1..20000.
+        """
+        from .tiling import plan_with
+
+        if self._handle is None:
+            raise InvalidArgumentError("the vision encoder is closed")
+        plan = plan_with(tiler_params(self.tiler, tiler), width, height)
+        n_out = _native.c_int64(0)
+        params = _native.byref(plan.params.to_native())
+        status = self._lib.bluelm_vision_encode(
+            self._handle, params, None, width, height, _native.PROGRESS(), None, None, 0,
+            _native.byref(n_out), None,
+        )  # fmt: skip
+        _native.check(status)
+        if n_out.value == plan.n_tokens(self.info.tokens_per_tile):
+            return plan
+        return dataclasses.replace(plan, image_tokens=n_out.value)
+
     def prepare(self, image: Any, *, tiler: TilerOverrides = None) -> PreparedImage:
         """Reads a picture and plans its tiles, without encoding it.
 
@@ -195,14 +220,13 @@ class VisionEncoder:
             InvalidArgumentError: an unknown or impossible tiler setting.
         """
         from .images import load_image
-        from .tiling import plan_with
 
         if self._handle is None:
             raise InvalidArgumentError("the vision encoder is closed")
         start = time.perf_counter()
         rgb = load_image(image)
         decode_ms = (time.perf_counter() - start) * 1e3
-        plan = plan_with(tiler_params(self.tiler, tiler), rgb.shape[1], rgb.shape[0])
+        plan = self.plan(rgb.shape[1], rgb.shape[0], tiler=tiler)
         return PreparedImage(rgb, plan, plan.n_tokens(self.info.tokens_per_tile), decode_ms)
 
     def encode(

@@ -198,7 +198,7 @@ def test_tiles_settings_are_those_that_the_encoder_uses(files) -> None:
     from bluelm_gguf.vision import VisionEncoder
 
     with VisionEncoder(files.mmproj) as encoder:
-        assert _file_tiler(files.mmproj) == (encoder.tiler, encoder.info.tokens_per_tile)
+        assert _file_tiler(files.mmproj) == (encoder.tiler, encoder.info.tokens_per_tile, False)
 
 
 def test_doctor(program) -> None:
