@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import original_llava, tinyllava, vila
+from . import llava_onevision, original_llava, tinyllava, vila
 from .bluelm import BlueLM
 from .checkpoint import Checkpoint
 from .config import Section
@@ -23,7 +23,7 @@ DECODERS: dict[str, type[Decoder]] = {
     family.MODEL_TYPE: family for family in (Llama, Qwen2, Phi, MiniCPM, BlueLM)
 }
 # Readers of other layouts, asked in this order.
-LAYOUTS = (vila, tinyllava, original_llava)
+LAYOUTS = (vila, tinyllava, llava_onevision, original_llava)
 TEXT_PREFIX = "language_model."
 
 
@@ -54,7 +54,7 @@ def _supported() -> str:
     texts = ", ".join(DECODERS)
     return (
         "bluelm_v (docs/bluelm-v-layout.md); llava with a SigLIP tower; VILA 1.5 (llm/, mm_projector/, "
-        "vision_tower/); TinyLLaVA, nanoLLaVA and Bunny; text-only " + texts
+        "vision_tower/); LLaVA-OneVision Qwen2; TinyLLaVA, nanoLLaVA and Bunny; text-only " + texts
     )
 
 

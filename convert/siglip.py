@@ -16,6 +16,7 @@ FFN_MULTIPLE = 256  # the widest quantisation block; keeps every block weight qu
 MAX_GRIDS = 256  # as in bluelm.h
 TOWER = "vision_tower.vision_model"
 PROJECTOR = "multi_modal_projector"
+IMAGE_NEWLINE = "image_newline"
 
 
 def pad_rows(values: Float32, rows: int) -> Float32:
@@ -44,6 +45,7 @@ class Tiler:
     fit: str
     resize: str
     pad_rgb: list[int]
+    fit_rounding: str
 
     @classmethod
     def read(cls, config: Section) -> Tiler:
@@ -54,9 +56,11 @@ class Tiler:
                 "alpha",
                 "max_cols",
                 "max_rows",
+                "grids",
                 "thumbnail",
                 "thumbnail_for_single",
                 "fit",
+                "fit_rounding",
                 "resize",
                 "pad_rgb",
             ]
@@ -70,16 +74,32 @@ class Tiler:
             )
         if method == "single":
             cols = rows = 1
+        grids = [(c, r) for c in range(1, cols + 1) for r in range(1, rows + 1)]
         return cls(
             method=method,
             alpha=config.number("alpha", 0.1, positive=False),
-            grids=[(c, r) for c in range(1, cols + 1) for r in range(1, rows + 1)],
+            grids=cls._read_grids(config) or grids,
             thumbnail=config.choice("thumbnail", "first", ["first", "last", "none"]),
             thumbnail_for_single=config.boolean("thumbnail_for_single", False),
             fit=config.choice("fit", "pad_center", ["pad_center", "pad_top_left", "stretch"]),
             resize=config.choice("resize", "bicubic", ["bicubic", "bilinear"]),
             pad_rgb=[int(x) for x in config.numbers("pad_rgb", [0, 0, 0], 3, low=0, high=255)],
+            fit_rounding=config.choice("fit_rounding", "floor", ["floor", "ceil"]),
         )
+
+    @staticmethod
+    def _read_grids(config: Section) -> list[tuple[int, int]]:
+        """`grids`, [[columns, rows], ...]; empty where it is left out."""
+        value = config.values.get("grids") or []
+        where = f"{config.path}: {config.prefix}grids"
+        if not isinstance(value, list) or not all(
+            isinstance(g, list) and len(g) == 2 and all(type(n) is int and 1 <= n <= MAX_GRIDS for n in g)
+            for g in value
+        ):
+            raise CheckpointError(f"{where} is no list of [columns, rows]; correct the file")
+        if len(value) > MAX_GRIDS:
+            raise UnsupportedModelError(f"{where} has {len(value)} grids; supported: up to {MAX_GRIDS}")
+        return [(cols, rows) for cols, rows in value]
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         """Adds `bluelm.tiler.*`."""
@@ -91,6 +111,8 @@ class Tiler:
         writer.add_string("bluelm.tiler.fit", self.fit)
         writer.add_string("bluelm.tiler.resize", self.resize)
         writer.add_array("bluelm.tiler.pad_rgb", self.pad_rgb)
+        if self.fit_rounding != "floor":
+            writer.add_string("bluelm.tiler.fit_rounding", self.fit_rounding)
 
 
 class SiglipProjector:
@@ -171,10 +193,15 @@ class SiglipProjector:
         )
 
         self.tiler = Tiler.read(config.section("tiler"))
+        assembly = config.section("assembly")
+        assembly.only(["method", "max_tiles"])
+        self.is_anyres = assembly.choice("method", "concat", ["concat", "anyres"]) == "anyres"
+        self.max_tiles = assembly.integer("max_tiles", 0, minimum=0)
         self.image_mean = config.numbers("image_mean", [0.5] * 3, 3, low=0.0, high=1.0)
         self.image_std = config.numbers("image_std", [0.5] * 3, 3, low=1e-6, high=1e6)
         self.image_prefix = config.string("image_prefix", "")
         self.image_suffix = config.string("image_suffix", "\n")
+        self.template_image_token = config.string("template_image_token", "")
 
     def notes(self) -> list[str]:
         """What a user may want to know about the stored tower."""
@@ -213,6 +240,11 @@ class SiglipProjector:
         # add_string leaves empty strings out, and "" has a meaning here.
         writer.add_key_value("bluelm.prompt.image_prefix", self.image_prefix, gguf.GGUFValueType.STRING)
         writer.add_key_value("bluelm.prompt.image_suffix", self.image_suffix, gguf.GGUFValueType.STRING)
+        if self.template_image_token:
+            writer.add_string("bluelm.prompt.image_token", self.template_image_token)
+        if self.is_anyres:
+            writer.add_string("bluelm.assembly.method", "anyres")
+            writer.add_uint32("bluelm.assembly.max_tiles", self.max_tiles)
 
     def specs(self) -> list[TensorSpec]:
         """The tensor table."""
@@ -258,6 +290,8 @@ class SiglipProjector:
             norm("mm.input_norm", f"{PROJECTOR}.input_norm", merged)
         pair("mm.0", f"{PROJECTOR}.linear_1", (self.n_projector, merged), MATRIX)
         pair("mm.2", f"{PROJECTOR}.linear_2", (self.n_embd_out, self.n_projector), MATRIX)
+        if self.is_anyres:
+            out.append(TensorSpec("mm.image_newline", IMAGE_NEWLINE, (self.n_embd_out,)))
         return out
 
     def _rows(self, values: Float32) -> Float32:
