@@ -82,6 +82,7 @@ def identify(directory: Path, n_parameters: int, name: str | None = None) -> tup
         stem = file_stem(name)
     else:
         stem = file_stem(gguf.naming_convention(full, basename, finetune, version, label, None))
+        stem = re.sub("-+", "-", stem)
     found: dict[str, str | None] = {
         "general.basename": basename,
         "general.size_label": label,
