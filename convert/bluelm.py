@@ -16,8 +16,6 @@ from .errors import UnsupportedModelError
 from .llama import Llama
 from .tensors import TensorSpec
 
-ROWS = 8192  # normalised at once, to keep memory flat
-
 
 class BlueLM(Llama):
     """`BlueLMForCausalLM` (model_type "BlueLM") of vivo's BlueLM-7B, written as llama.cpp's "llama"."""
@@ -43,14 +41,12 @@ class BlueLM(Llama):
         if self.embedding_norm:
             norm, shape = f"{prefix}model.embed_layer_norm", (self.n_embd,)
             also = ((f"{norm}.weight", shape), (f"{norm}.bias", shape))
-            out[0] = replace(out[0], transform=self._normalise, also=also)
+            out[0] = replace(out[0], transform=self._normalise, also=also, row_wise=True)
         return out
 
     def _normalise(self, values: Float32, weight: Float32, bias: Float32) -> Float32:
-        """LayerNorm of every row: [n_vocab, n_embd], in place."""
-        for start in range(0, len(values), ROWS):
-            rows = values[start : start + ROWS].astype(np.float64)
-            rows -= rows.mean(-1, keepdims=True)
-            rows /= np.sqrt((rows**2).mean(-1, keepdims=True) + self.norm_eps)
-            values[start : start + ROWS] = rows * weight + bias
-        return values
+        """LayerNorm of every row: [n, n_embd]."""
+        rows = values.astype(np.float64)
+        rows -= rows.mean(-1, keepdims=True)
+        rows /= np.sqrt((rows**2).mean(-1, keepdims=True) + self.norm_eps)
+        return (rows * weight + bias).astype(np.float32)

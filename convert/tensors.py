@@ -28,6 +28,7 @@ class TensorSpec:
         out_shape: after `transform`; None for the same.
         transform: float32 [shape] -> float32 [out_shape]; None for identity.
         also: names and shapes of further tensors that `transform` takes behind the first.
+        row_wise: `transform` treats every row alone, so that some rows may be given to it at a time.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TensorSpec:
     out_shape: tuple[int, ...] | None = None
     transform: Callable[..., Float32] | None = None
     also: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    row_wise: bool = False
 
     @property
     def stored_shape(self) -> tuple[int, ...]:

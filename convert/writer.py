@@ -180,16 +180,21 @@ def load_encoded(spec: TensorSpec, kind: Type, checkpoint: Checkpoint) -> Array:
     """
     name = spec.source or spec.name
     count = int(np.prod(spec.stored_shape))
-    if spec.transform is not None or not spec.source or count <= SLAB or len(spec.shape) < 2:
+    whole = spec.transform is not None and not spec.row_wise
+    if whole or not spec.source or count <= SLAB or len(spec.shape) < 2:
         return encode(spec.load(checkpoint), kind, name)
     if kind in (Type.F32, Type.F16):
         out = np.empty(spec.shape, encode_dtype(kind))
     else:
         out = np.empty(gguf.quant_shape_to_byte_shape(spec.shape, kind), np.uint8)
     step = max(1, SLAB // (count // spec.shape[0]))
+    also = [checkpoint.read(source) for source, _ in spec.also]
     for first in range(0, spec.shape[0], step):
         rows = slice(first, first + step)
-        out[rows] = encode(checkpoint.read(spec.source, rows), kind, name)
+        values = checkpoint.read(spec.source, rows)
+        if spec.transform is not None:
+            values = spec.transform(values, *also)
+        out[rows] = encode(values, kind, name)
     return out
 
 
