@@ -189,7 +189,9 @@ def _text(head: GgufHead, *keys: str) -> str:
 
 def _describe_llm(head: GgufHead) -> LlmInfo:
     tokens = head.metadata.get("tokenizer.ggml.tokens")
-    n_vocab = tokens.length if isinstance(tokens, LongArray) else len(tokens) if tokens else None
+    n_vocab = tokens.length if isinstance(tokens, LongArray) else None
+    if isinstance(tokens, list):
+        n_vocab = len(tokens)
     n_head = _number(head.of_architecture("attention.head_count"))
     return LlmInfo(
         **_common(head, "llm"),

@@ -71,6 +71,8 @@ def kv_bytes(head: GgufHead, n_ctx: int) -> int | None:
         return None
     key = head.of_architecture("attention.key_length", n_embd // n_head)
     value = head.of_architecture("attention.value_length", n_embd // n_head)
+    if not (isinstance(key, int) and isinstance(value, int)):
+        return None
     return int(n_ctx * n_layer * n_kv * (key + value) * 2)
 
 

@@ -95,7 +95,9 @@ def _llm_working_bytes(head: GgufHead, chunk: int) -> int:
     """Activations of one chunk (about eight rows of the width and three of the FFN per token), logits of one
     token, and the vocabulary."""
     tokens = head.metadata.get("tokenizer.ggml.tokens")
-    n_vocab = tokens.length if isinstance(tokens, LongArray) else len(tokens or [])
+    n_vocab = (
+        tokens.length if isinstance(tokens, LongArray) else len(tokens) if isinstance(tokens, list) else 0
+    )
     n_embd = _number(head.of_architecture("embedding_length"))
     n_ff = _number(head.of_architecture("feed_forward_length"))
     return 4 * chunk * (8 * n_embd + 3 * n_ff) + n_vocab * (TOKEN_BYTES + 4)

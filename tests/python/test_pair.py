@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import tiny_models
 
 from bluelm_gguf import Model
 from bluelm_gguf.errors import MismatchError, UnsupportedModelError
-from bluelm_gguf.gguf_file import read_head
+from bluelm_gguf.gguf_file import LongArray, read_head
+from bluelm_gguf.gguf_info import describe_head
+from bluelm_gguf.memory import estimate, memory_text
 from bluelm_gguf.pair import judge, read_pair
 
 
@@ -108,3 +111,18 @@ def test_info_as_json(program, named) -> None:
     parts = ("weights", "kv_cache", "working", "program")
     assert memory["total"] == sum(memory[key] for key in parts)
     assert "pair" not in json.loads(program("info", "--json", named["llm"]).stdout)[0]
+
+
+def test_odd_metadata_breaks_nothing(named) -> None:
+    """Files of other makers: any key may hold anything."""
+    heads = read_head(named["llm"]), read_head(named["mmproj"])
+    for i, head in enumerate(heads):
+        for key in head.metadata:
+            if key in ("general.architecture", "general.type"):
+                continue
+            for value in (0, -1, 2**63, 1.5, True, "x", "", [], [0], [1, 2], ["a"], LongArray(7), None):
+                odd = dataclasses.replace(head, metadata=head.metadata | {key: value})
+                pair = (odd, heads[1]) if i == 0 else (heads[0], odd)
+                assert judge(*pair).reason
+                assert memory_text(estimate(*pair, n_ctx=64)).startswith("about ")
+                assert describe_head(odd).rows()
