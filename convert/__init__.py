@@ -155,8 +155,10 @@ def convert(
         raise ValueError(
             "llm_only and vision_only exclude each other; give one of them, or none for both files"
         )
-    if imatrix is not None and (vision_only or llm_type not in BY_LLAMA_CPP):
-        why = "vision_only writes no LLM" if vision_only else f"{llm_type} does not use it"
+    if imatrix is not None and (vision_only or llm is not None or llm_type not in BY_LLAMA_CPP):
+        why = f"{llm_type} does not use it"
+        if vision_only or llm is not None:
+            why = f"{'vision_only' if vision_only else 'llm'} writes no LLM"
         raise ValueError(f"an importance matrix is for LLMs in {', '.join(BY_LLAMA_CPP)}; {why}")
     if llm is not None and llm_only:
         raise ValueError("llm names an LLM that is there already, and llm_only writes nothing else")

@@ -154,3 +154,5 @@ def test_types_that_do_not_use_it(checkpoint: Path, tmp_path: Path) -> None:
         convert(checkpoint, tmp_path, llm_type="q8_0", imatrix=tmp_path / "x")
     with pytest.raises(ValueError, match="vision_only writes no LLM"):
         convert(checkpoint, tmp_path, vision_only=True, imatrix=tmp_path / "x")
+    with pytest.raises(ValueError, match="llm writes no LLM"):
+        convert(checkpoint, tmp_path, llm=tmp_path / "llm.gguf", imatrix=tmp_path / "x")
