@@ -169,3 +169,47 @@ def test_the_tokenizer_of_a_real_file(shared_model: Model, tmp_path: Path) -> No
     assert llm.tokenize("", special=True) == []
     assert len(llm.tokenize("what " * 5000, special=False)) >= 5000
     assert llm.tokenize("\ud800", special=False) == llm.tokenize("?", special=False)
+
+
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role + ' ' }}"
+    "{% for part in m.content | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{% for part in m.content | selectattr('type', 'equalto', 'text') %}{{ '\n' + part.text }}{% endfor %}"
+    "<|im_end|>{% endfor %}{{ '<|im_start|>assistant\n' }}"
+)
+
+
+def test_a_template_of_parts_places_the_pictures_itself() -> None:
+    one, two = Picture(key="1"), Picture(key="2")
+    prompts = builder(PARTS, image_prefix="(", image_suffix=")", image_token="<image>")
+    turns = [Turn("user", "A <image>?", (one, two)), Turn("assistant", "B"), Turn("user", "C", (one,))]
+    found = [spell(s) if isinstance(s, TextSegment) else s.image for s in prompts.build(turns)]
+    assert found == [
+        "<|im_start|>user ",
+        one,
+        two,
+        "\nA <image>?<|im_end|><|im_start|>assistant \nB<|im_end|><|im_start|>user ",
+        one,
+        "\nC<|im_end|><|im_start|>assistant\n",
+    ]
+
+
+def test_a_template_of_parts_without_an_image_token() -> None:
+    """A language model on its own, or a vision file that does not name the token."""
+    prompts = builder(PARTS, image_prefix="(", image_suffix=")")
+    (text,) = prompts.build([Turn("user", "A <image>")])
+    assert isinstance(text, TextSegment)
+    assert spell(text) == "<|im_start|>user \nA <image><|im_end|><|im_start|>assistant\n"
+    before, image, after = prompts.build([Turn("user", "A", (Picture(),))])
+    assert isinstance(before, TextSegment) and isinstance(image, ImageSegment)
+    assert isinstance(after, TextSegment)
+    assert (spell(before), spell(after)) == (
+        "<|im_start|>user \n(",
+        ")A<|im_end|><|im_start|>assistant\n",
+    )
+
+
+def test_a_template_that_leaves_a_picture_out_is_reported() -> None:
+    prompts = builder(PARTS, image_token="<picture>")
+    with pytest.raises(InvalidArgumentError, match="'<picture>' 0 times for 1 pictures"):
+        prompts.build([Turn("user", "A", (Picture(),))])
