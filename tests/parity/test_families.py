@@ -39,12 +39,13 @@ SYSTEM = (
 VICUNA = (f"{SYSTEM} USER: ", "\nWhat is this? ASSISTANT:")
 CHATML = ("<|im_start|>user\n", "\nWhat is this?<|im_end|>\n<|im_start|>assistant\n")
 QUESTION = "What is this?"
-N_NEW = 4
+N_NEW = 3
 # float32 on both sides; only the order of additions differs. Measured: 4e-6 and 5e-6.
 FEATURE_TOLERANCE = 2e-5
 LOGIT_TOLERANCE = 3e-5
 PHI_TOLERANCE = 1e-3  # ggml looks GELU up in a table of F16 values; measured 3e-4
 LLM_TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
+FEWER_TYPES = ("q8_0", "q4_k_m", "q4_0")  # where only the embedding differs from Llama
 
 Maker = Callable[..., FamilyReference]
 FAMILIES: dict[str, tuple[Maker, dict[str, Any], tuple[str, str]]] = {
@@ -130,29 +131,29 @@ def test_picture_and_question_to_the_same_answer(name: str, tmp_path: Path) -> N
     # Padded to a square first, then resized: ours only for squares does exactly that.
     pixels = picture(500, 500) if pad else picture(500, 300)
     features = reference.encode(view_of(pixels, pad))
-    with VisionEncoder(result.mmproj_path) as encoder:
-        ours = encoder.encode(pixels).embeddings
-    assert ours.shape == features.shape == (196 if "vila" in name else 729, 64)
-    assert relative_error(ours, features.numpy()) < FEATURE_TOLERANCE
-
     before, after = (encode_text(directory, text) for text in FAMILIES[name][2])
     if (directory / "tokenizer.model").exists() or (directory / "llm").exists():
         before = [1, *before]
     elif name == "bunny-llama":
         before = [480, *before]
+    wanted = reference.logits([before, features, after])[-1].numpy()
     with Model(result.llm_path, mmproj=result.mmproj_path, n_ctx=1024) as model:
         image = model.encode(pixels)
+        ours = image.embeddings
+        assert ours.shape == features.shape == (196 if "vila" in name else 729, 64)
+        assert relative_error(ours, features.numpy()) < FEATURE_TOLERANCE
         segments = model._prompts.build([Turn("user", QUESTION, (image,))])
         tokens = [list(part.tokens) for part in segments if isinstance(part, TextSegment)]
         assert tokens == [before, after]
-        reply = model.generate(QUESTION, images=[pixels], max_tokens=N_NEW)
+        reply = model.generate(QUESTION, images=[image], max_tokens=N_NEW)
         assert model.llm is not None
-        answer = reference.greedy([before, features, after], N_NEW)
+        answer = [int(wanted.argmax())]
+        answer += reference.greedy([before, features, after, answer], N_NEW - 1)
         ends = [i for i, token in enumerate(answer) if model.llm.is_end(token)]
         pieces = b"".join(model.llm.piece(token) for token in answer[: ends[0] if ends else N_NEW])
-    assert reply.text.strip() == pieces.decode("utf-8", "replace").strip()
+    # Random answers are cut in the middle of a character.
+    assert reply.text.replace("\ufffd", "").strip() == pieces.decode("utf-8", "ignore").strip()
 
-    wanted = reference.logits([before, features, after])[-1].numpy()
     with LlmContext(result.llm_path, n_ctx=1024, n_batch=1024) as llm:
         llm.prefill(before)
         llm.prefill(ours, len(before))
@@ -227,7 +228,7 @@ def test_quantised_types_stay_near(
     language = getattr(reference, "llm", reference)
     with torch.no_grad():
         wanted = language(torch.tensor([tokens])).logits[0].numpy()
-    for llm_type in LLM_TYPES:
+    for llm_type in FEWER_TYPES if name in ("minicpm", "bluelm") else LLM_TYPES:
         assert llm_type == "q8_0" or llm_type in BY_LLAMA_CPP
         result = convert(directory, tmp_path / llm_type, llm_type=llm_type, llm_only=True)
         assert result.llm_path is not None
@@ -274,6 +275,5 @@ def test_full_width(tmp_path: Path) -> None:
         for i, part in enumerate((before, ours, after)):
             llm.prefill(part, (0, 3, 199)[i])
         assert relative_error(llm.logits()[None], wanted[None]) < LOGIT_TOLERANCE
-    del reference
-    result = convert(tmp_path / "ck", tmp_path / "q", mmproj_type="q8_0", vision_only=True)
+    result = convert(tmp_path / "ck", tmp_path / "q", mmproj_type="q8_0", vision_only=True, dry_run=True)
     assert {kind for kind, _, _ in result.mmproj_types} == {"Q8_0", "F16", "F32"}
