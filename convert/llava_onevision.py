@@ -152,7 +152,7 @@ def _processor(directory: Path) -> tuple[Section, str]:
 
 
 def _grids(config: Section, size: int, *, width_first: bool) -> list[list[int]]:
-    """image_grid_pinpoints as [columns, rows]: pixels of two sides, or "(1x1),...,(6x6)"."""
+    """image_grid_pinpoints as [columns, rows]: pixels of two sides, "(1x1),...,(6x6)" or "(1x2),(2x1)"."""
     value = config.values.get("image_grid_pinpoints")
     if value is None:
         return [[cols, rows] for cols in SIDES for rows in SIDES]
@@ -161,6 +161,8 @@ def _grids(config: Section, size: int, *, width_first: bool) -> list[list[int]]:
         ends = [(int(a), int(b)) for a, b in re.findall(r"\((\d{1,3})x(\d{1,3})\)", value)]
         if not ends:
             raise CheckpointError(f"{where} is {value!r}; correct the file")
+        if "..." not in value:
+            return [list(pair) for pair in ends]
         (first_a, first_b), (last_a, last_b) = ends[0], ends[-1]
         return [[a, b] for a in range(first_a, last_a + 1) for b in range(first_b, last_b + 1)]
     if not isinstance(value, list) or not all(

@@ -104,6 +104,7 @@ bluelm_status bluelm_vision_encode(bluelm_vision* vision, const bluelm_tiler_par
         const bluelm_tiler_params& params = tiler ? *tiler : c.tiler;
         const bluelm_tile_plan plan = bluelm::plan_tiles(params, width, height);
         const bluelm::Assembly assembly = bluelm::plan_assembly(c.assembly, plan);
+        require(assembly.n_tokens > 0, "cropping leaves nothing of a picture this thin: ask for a thumbnail");
         if (n_tokens_out) *n_tokens_out = assembly.n_tokens;
         if (!out) {
             require(n_tokens_out != nullptr, "out and n_tokens_out are NULL");

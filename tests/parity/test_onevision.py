@@ -141,6 +141,16 @@ def test_a_single_view_ends_with_one_newline(made: Any) -> None:
     assert np.array_equal(encoded.embeddings[-1], model.model.image_newline.detach().numpy())
 
 
+def test_a_picture_of_which_nothing_is_left_is_refused(made: Any) -> None:
+    """1 pixel in a grid of 6 x 6: the crop takes every row, and there is no thumbnail."""
+    _, _, result = made("hub", image_size=56)
+    with VisionEncoder(result.mmproj_path, n_threads=1) as encoder:
+        tiler = {"thumbnail": "none", "grids": ((6, 6),)}
+        with pytest.raises(errors.InvalidArgumentError, match="thumbnail"):
+            encoder.plan(500, 1, tiler=tiler)
+        assert encoder.plan(500, 1, tiler={"grids": ((6, 6),)}).n_tokens() == 16
+
+
 def test_prompt_and_answer_are_those_of_transformers(made: Any) -> None:
     """Prompt text, logits of the next token, and 16 greedy tokens."""
     directory, model, result = made("hub", tied=True)
@@ -295,6 +305,25 @@ def test_refused(tmp_path: Path) -> None:
     refused("missing: image_newline", "hub", {}, "image_newline")
     refused("mm_patch_merge_type is 'spatial'", "original", {"mm_patch_merge_type": "spatial"})
     refused("model.vision_tower", "original", {}, "model.vision_tower")
+
+
+def test_grids_in_every_spelling(tmp_path: Path) -> None:
+    """Pairs of pixels are (width, height) in the original and (height, width) in `transformers`."""
+    cases: list[tuple[str, Any, list[tuple[int, int]]]] = [
+        ("original", [[384, 768], [1152, 384]], [(1, 2), (3, 1)]),
+        ("original", "(1x1),...,(2x3)", [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]),
+        ("original", "(1x2),(3x1)", [(1, 2), (3, 1)]),
+        ("hub", [[384, 768], [1152, 384]], [(2, 1), (1, 3)]),
+        ("hub", None, [(c, r) for c in range(1, 7) for r in range(1, 7)]),
+    ]
+    for i, (layout, pinpoints, grids) in enumerate(cases):
+        directory, _ = onevision.make_checkpoint(tmp_path / str(i), layout)
+        (directory / "preprocessor_config.json").unlink(missing_ok=True)
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps(config | {"image_grid_pinpoints": pinpoints}))
+        result = convert(directory, tmp_path / "out", mmproj_type="f32", vision_only=True)
+        with VisionEncoder(result.mmproj_path, n_threads=1) as encoder:
+            assert sorted(encoder.tiler.grids) == sorted(grids), (layout, pinpoints)
 
 
 def test_damaged_files_are_refused(made: Any, tmp_path: Path) -> None:
