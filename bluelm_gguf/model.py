@@ -62,7 +62,8 @@ class Model:
         chunk: Tokens per step of the prefill, 1..n_batch (paper section 3.4: 128). Progress and cancelling
             happen between steps.
         batch: Tiles per run of the vision encoder, 1..17 (paper section 3.3: 4).
-        pipeline: Whether the patch embedding of the next tiles overlaps the encoder's blocks for these.
+        pipeline: Whether the patch embedding of the next tiles overlaps the encoder's blocks for these: worth
+            it where there is a core to spare, so off unless asked for.
         verbose: Show llama.cpp's own log on stderr.
         on_progress: Called with ("load", percent, 100) while the LLM is loaded; returning False cancels.
 
@@ -83,7 +84,7 @@ class Model:
         n_threads: int | None = None,
         chunk: int = 128,
         batch: int = 4,
-        pipeline: bool = True,
+        pipeline: bool = False,
         verbose: bool = False,
         on_progress: OnProgress | None = None,
     ) -> None:

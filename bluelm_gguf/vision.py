@@ -137,7 +137,7 @@ class VisionEncoder:
         *,
         n_threads: int | None = None,
         batch: int = 4,
-        pipeline: bool = True,
+        pipeline: bool = False,
         use_repack: bool = True,
         head: GgufHead | None = None,
     ) -> None:
