@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .gguf_file import GgufHead, LongArray
-from .gguf_info import describe_head, size
+from .gguf_info import MmprojInfo, describe_head, size
 
 DEFAULT_N_CTX = 4096
 PROGRAM_BYTES = 60 << 20  # Python, numpy, Pillow, llama.cpp and libbluelm
@@ -105,12 +105,15 @@ def _llm_working_bytes(head: GgufHead, chunk: int) -> int:
 
 def _vision_working_bytes(head: GgufHead, batch: int) -> int:
     """Activations of one batch (about ten rows of the width and one of the FFN per patch, float32), and the
-    embeddings of the largest picture."""
+    embeddings of the largest picture; where its tiles are stitched, also those of all its views."""
     info = describe_head(head)
     numbers = (_number(getattr(info, key, 0)) for key in ("image_size", "patch_size", "n_embd", "n_ff"))
     image, patch, n_embd, n_ff = numbers
     n_patches = (image // patch) ** 2 if patch else 0
     most = _number(getattr(info, "max_tokens_per_image", 0))
+    if isinstance(info, MmprojInfo) and info.assembly == "anyres":
+        n_views = 1 + max((cols * rows for cols, rows in info.tiler["grids"]), default=0)
+        most += n_views * _number(info.tokens_per_tile)
     return 4 * batch * n_patches * (10 * n_embd + n_ff) + 4 * most * _number(getattr(info, "n_embd_out", 0))
 
 
