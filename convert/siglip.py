@@ -111,8 +111,7 @@ class Tiler:
         writer.add_string("bluelm.tiler.fit", self.fit)
         writer.add_string("bluelm.tiler.resize", self.resize)
         writer.add_array("bluelm.tiler.pad_rgb", self.pad_rgb)
-        if self.fit_rounding != "floor":
-            writer.add_string("bluelm.tiler.fit_rounding", self.fit_rounding)
+        writer.add_string("bluelm.tiler.fit_rounding", self.fit_rounding)
 
 
 class SiglipProjector:
@@ -237,14 +236,13 @@ class SiglipProjector:
         writer.add_string("bluelm.projector.hidden_act", self.projector_act)
         writer.add_float32("bluelm.projector.layer_norm_epsilon", self.projector_eps)
         self.tiler.add_metadata(writer)
+        writer.add_string("bluelm.assembly.method", "anyres" if self.is_anyres else "concat")
+        writer.add_uint32("bluelm.assembly.max_tiles", self.max_tiles)
         # add_string leaves empty strings out, and "" has a meaning here.
         writer.add_key_value("bluelm.prompt.image_prefix", self.image_prefix, gguf.GGUFValueType.STRING)
         writer.add_key_value("bluelm.prompt.image_suffix", self.image_suffix, gguf.GGUFValueType.STRING)
-        if self.template_image_token:
-            writer.add_string("bluelm.prompt.image_token", self.template_image_token)
-        if self.is_anyres:
-            writer.add_string("bluelm.assembly.method", "anyres")
-            writer.add_uint32("bluelm.assembly.max_tiles", self.max_tiles)
+        image_token = self.template_image_token
+        writer.add_key_value("bluelm.prompt.image_token", image_token, gguf.GGUFValueType.STRING)
 
     def specs(self) -> list[TensorSpec]:
         """The tensor table."""
