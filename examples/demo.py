@@ -39,10 +39,9 @@ def main() -> None:
             verdict = "right" if ok else f"expected: {item['answer']}"
             times = f"image {encoded.timings.total_ms:.0f} ms, prefill {t.prefill_ms:.0f} ms"
             print(f"\n  [{verdict}; {t.image_tokens} image tokens, {times}]")
-    print(f"\n{right} of {len(questions)} right. Next: bluelm-gguf chat examples/images/poster-large.png")
-    print(
-        "(in this environment: source .venv/bin/activate). Draw more pictures: python -m bluelm_gguf.demo draw"
-    )
+    print(f"\n{right} of {len(questions)} right. Next, after `source .venv/bin/activate`:")
+    print("  bluelm-gguf chat examples/images/poster-large.png")
+    print("  python -m bluelm_gguf.demo draw     (more pictures like these)")
 
 
 if __name__ == "__main__":
