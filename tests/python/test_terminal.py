@@ -189,8 +189,8 @@ def test_ctrl_c_at_any_time(terminal, talkative: Path, delay: float) -> None:
     t.send(CTRL_C)
     code = t.exit_code(20)
     if "Traceback" not in t.seen:
-        # An interrupt inside the exec() of a dataclass that is being made stays noted in CPython, which then ends
-        # itself with SIGINT although the exception was caught. A shell shows 130 for both.
+        # An interrupt inside the exec() of a dataclass that is being made stays noted in CPython, which then
+        # ends itself with SIGINT although the exception was caught. A shell shows 130 for both.
         assert code in (130, -signal.SIGINT)
     else:  # before the program's first line it is Python, still importing, that is interrupted
         assert "in main" not in t.seen
