@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -348,6 +349,19 @@ def test_a_template_of_its_own_is_kept_but_not_by_bunny(tmp_path: Path) -> None:
     assert "USER: " in keys["tokenizer.chat_template"]
     assert keys["tokenizer.ggml.tokens"][keys["tokenizer.ggml.eos_token_id"]] == "<|endoftext|>"
     assert any("family's own replaces it" in note for note in result.notes)
+
+
+def test_tests_that_the_documentation_names_exist() -> None:
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    sources = {path.name: path.read_text(encoding="utf-8") for path in (root / "tests").rglob("test_*.py")}
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+)(?:\[([\w-]+)\])?)?", page)
+    assert len(named) >= 10
+    for file, name, case in named:
+        assert f"def {name}(" in sources[file] or not name
+        assert f'"{case}"' in sources[file] or not case
+    for case in re.findall(r"`\[([\w-]+)\]`", page):
+        assert f'"{case}"' in sources["test_families.py"]
 
 
 def test_first_token_dropped_by_the_original_is_noted(tmp_path: Path) -> None:
