@@ -1,4 +1,4 @@
-"""The tiler once more, as plainly as it can be said, with Pillow and numpy; nothing of bluelm_gguf is used."""
+"""The tiler once more, as plainly as can be, with Pillow and numpy; nothing of bluelm_gguf is used."""
 
 from __future__ import annotations
 
