@@ -221,6 +221,8 @@ class Batches(torch.utils.data.IterableDataset):
                         if (v == 0) == text_first
                         else (("distinct", "count")[int(rng.random() < 0.3)], most)
                     )
+                elif "modes" in self.phase:
+                    mode = str(rng.choice(list(self.phase["modes"]), p=list(self.phase["modes"].values())))
                 elif rng.random() < {3: 0.45, 5: 0.25}.get(cells, 0.5 if not asks else 0.3):
                     mode = "text"
                 scene = S.compose(
@@ -270,7 +272,7 @@ class Batches(torch.utils.data.IterableDataset):
             background = S.random_background(rng)
             colours = S.visible_colours(background)
             roll, n = rng.random(), int(rng.integers(1, 5))
-            if roll < 0.4:
+            if roll < self.phase.get("modes", {}).get("count", 0.4):
                 target = S.pick(rng, S.SHAPES)
                 others = [k for k in S.SHAPES if k != target]
                 kinds = [target] * n + [S.pick(rng, others) for _ in range(int(rng.integers(0, 3)))]

@@ -190,12 +190,12 @@ class Llm(nn.Module):
         self.blocks = nn.ModuleList(LlmBlock(c) for _ in range(c.llm_layers))
         self.norm = RmsNorm(c.llm_width)
         self.head = nn.Linear(c.llm_width, c.vocab, bias=False)
-        hd = c.llm_width // c.llm_heads
-        self.register_buffer("freq", c.rope_theta ** (-torch.arange(0, hd, 2).float() / hd), persistent=False)
+        self.head_dim, self.theta = c.llm_width // c.llm_heads, c.rope_theta
 
     def forward(self, x, pos, mask):
         """x [B, T, n_embd], pos [B, T], mask [B, 1, T, T] (added to the scores) -> normed hidden states."""
-        angle = pos[..., None].float() * self.freq.float()
+        exponent = torch.arange(0, self.head_dim, 2, device=x.device) / self.head_dim
+        angle = pos[..., None].float() * self.theta**-exponent  # float32, whatever the weights are
         angle = torch.cat([angle, angle], -1)[:, None]
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         for block in self.blocks:

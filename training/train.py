@@ -28,8 +28,7 @@ from training import tokenizer as tok
 from training.data import CELL_SIZES, PATCH_SIZES, SKIP, Batches, Tokens
 from training.model import PRESETS, Config, Demo
 
-# Phases: (probability, recipe, batch size) lists; recipes are explained in data.py. share: of the whole time.
-LATE = {  # how often each kind is asked from phase c on
+LATE = {  # question weights from phase c on
     "colour": 1.0,
     "shape": 0.8,
     "count": 2.0,
@@ -41,15 +40,20 @@ LATE = {  # how often each kind is asked from phase c on
     "exists": 0.6,
     "describe": 0.4,
 }
+# recipes: (probability, name, pictures a batch and rank), see data.py; share: of the whole time;
+# encoder_lr: of ViT and projector, relative to the LLM's; weights: how often each kind of question is asked;
+# modes: how often each kind of scene is drawn.
 PHASES = {
     "a": {
-        "share": 0.25,
+        "encoder_lr": 0.6,
+        "share": 0.22,
         "qa_tokens": 112,
         "n_questions": 5,
         "recipes": [(0.4, "w3e", 80), (0.25, "w5e", 36), (0.25, "w5", 36), (0.1, "w5x2", 20)],
     },
     "b": {
-        "share": 0.1,
+        "encoder_lr": 0.6,
+        "share": 0.07,
         "qa_tokens": 144,
         "n_questions": 6,
         "recipes": [
@@ -61,7 +65,8 @@ PHASES = {
         ],
     },
     "c": {
-        "share": 0.45,
+        "encoder_lr": 0.4,
+        "share": 0.44,
         "qa_tokens": 208,
         "n_questions": 9,
         "weights": LATE,
@@ -76,11 +81,21 @@ PHASES = {
         ],
     },
     "d": {
-        "share": 0.2,
+        "encoder_lr": 0.4,
+        "share": 0.18,
         "qa_tokens": 176,
         "n_questions": 8,
         "weights": LATE,
         "recipes": [(0.42, "w14", 6), (0.08, "m5f", 10), (0.42, "large", 4), (0.08, "w9e", 12)],
+    },
+    "e": {
+        "encoder_lr": 0.5,
+        "share": 0.09,
+        "qa_tokens": 176,
+        "n_questions": 8,
+        "weights": LATE | {"count": 4.0, "colour": 0.4, "shape": 0.6, "position": 0.8},
+        "modes": {"count": 0.45, "text": 0.35, "distinct": 0.2},
+        "recipes": [(0.68, "w14", 7), (0.06, "m5", 10), (0.18, "large", 4), (0.08, "w9e", 12)],
     },
 }
 
@@ -91,8 +106,8 @@ class Muon:
     Jordan et al. 2024; scaled as in Moonlight (arXiv 2502.16982), so that one learning rate serves both.
     """
 
-    def __init__(self, model: Demo, lr: float, scale: float, encoder: float, weight_decay: float = 0.02):
-        self.lr, self.scale, self.encoder, self.weight_decay = lr, scale, encoder, weight_decay
+    def __init__(self, model: Demo, lr: float, scale: float, weight_decay: float = 0.02):
+        self.lr, self.scale, self.weight_decay = lr, scale, weight_decay
         matrices, rest, names = [], [], {}
         for name, p in model.named_parameters():
             body = (".blocks." in name or name.startswith("proj.")) and p.ndim == 2
@@ -108,7 +123,8 @@ class Muon:
         split = [
             [p for p in rest if (names[p] in ("vit", "proj")) is of_encoder] for of_encoder in (True, False)
         ]
-        groups = [{"params": ps, "factor": f} for ps, f in zip(split, (encoder, 1.0), strict=True)]
+        groups = [{"params": ps, "factor": f} for ps, f in zip(split, (1.0, 1.0), strict=True)]
+        self.encoder = 1.0
         self.adam = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
     @torch.no_grad()
@@ -134,6 +150,10 @@ class Muon:
             x = (x.mT if flip else x).float() * (self.scale * math.sqrt(max(shape[:2])))
             for p, u in zip(ps, x, strict=True):
                 p.mul_(1 - rate * self.weight_decay).add_(u, alpha=-rate)
+
+    def set_encoder(self, factor: float) -> None:
+        """The learning rate of ViT and projector, relative to the LLM's."""
+        self.encoder = self.adam.param_groups[0]["factor"] = factor
 
     def state(self):
         return {"buffers": list(self.buffers.values()), "adam": self.adam.state_dict()}
@@ -163,7 +183,7 @@ def aux_loss(model: Demo, features, z, batch, large: bool) -> tuple[torch.Tensor
                 total = total + 0.4 * F.cross_entropy(logits[keep], target[keep])
                 logs[name] = (logits[keep].argmax(-1) == target[keep]).float().mean().item()
             continue
-        total = total + F.cross_entropy(logits, target, weight=weighted(CELL_SIZES[name], 0.6, z.device))
+        total = total + F.cross_entropy(logits, target, weight=weighted(CELL_SIZES[name], 0.8, z.device))
         on = target > 0
         if on.any():
             logs[name] = (logits[on].argmax(-1) == target[on]).float().mean().item()
@@ -296,7 +316,7 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
         config = Config(**saved["config"])
         model = Demo(config, CELL_SIZES, PATCH_SIZES).to(device)
         model.load_state_dict(saved["model"])
-        optimiser = Muon(model, args.lr, args.muon_scale, args.encoder_lr)
+        optimiser = Muon(model, args.lr, args.muon_scale)
         optimiser.load(saved["optimiser"])
         ema = {k: v.clone() for k, v in saved["ema"].items()}
         done, steps, pictures, resumed = saved["minutes"], saved["steps"], saved["pictures"], True
@@ -306,7 +326,7 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
         sample = probe.batch("w5", 64, np.random.default_rng(7))["pixels"].float() / 127.5 - 1
         model.cpu().initialise(sample)
         model.to(device)
-        optimiser = Muon(model, args.lr, args.muon_scale, args.encoder_lr)
+        optimiser = Muon(model, args.lr, args.muon_scale)
     params, aux_params = list(model.parameters()), list(model.aux.parameters())
     work = copy.deepcopy(model).to(
         torch.bfloat16
@@ -354,6 +374,7 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
         if done >= end - 1e-6:
             continue
         phase = PHASES[name]
+        optimiser.set_encoder(phase["encoder_lr"])
         loader = iter(
             torch.utils.data.DataLoader(
                 Batches(str(run / "tokenizer.json"), phase, args.seed * 100000 + steps + number, rank),
@@ -471,7 +492,6 @@ def main() -> None:
     p.add_argument("--phases", help="a:40,b:20,... instead of the default shares of --minutes")
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--muon-scale", type=float, default=0.36, help="root mean square of Muon's step, in lr")
-    p.add_argument("--encoder-lr", type=float, default=1.0, help="of the ViT and projector, in lr")
     p.add_argument("--aux", type=float, default=0.5)
     p.add_argument(
         "--decay",
