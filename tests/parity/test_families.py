@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onevision
 import pytest
 import sentencepiece
 import torch
 from bluelm_gguf.convert import BY_LLAMA_CPP, convert
+from checkpoints import make_bluelm_v_checkpoint
 from family_checkpoints import (
     make_original_llava,
     make_text,
@@ -26,6 +28,7 @@ from family_checkpoints import (
 from family_reference import FamilyReference
 from llm_context import LlmContext
 from PIL import Image
+from reference_model import ReferenceBlueLMV
 from tokenizers import Tokenizer
 from tolerances import relative_error
 
@@ -45,7 +48,6 @@ FEATURE_TOLERANCE = 2e-5
 LOGIT_TOLERANCE = 3e-5
 PHI_TOLERANCE = 1e-3  # ggml looks GELU up in a table of F16 values; measured 3e-4
 LLM_TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
-FEWER_TYPES = ("q8_0", "q4_k_m", "q4_0")  # where only the embedding differs from Llama
 
 Maker = Callable[..., FamilyReference]
 FAMILIES: dict[str, tuple[Maker, dict[str, Any], tuple[str, str]]] = {
@@ -201,8 +203,39 @@ def cosine(ours: np.ndarray, reference: np.ndarray) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
+class Whole:
+    """A reference of two parts: the LLM's torch module, and the features of one 384x384 picture."""
+
+    def __init__(self, llm: Any, encode: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.llm = llm
+        self.encode = encode
+
+
+def _bluelm_v(path: Path) -> Whole:
+    make_bluelm_v_checkpoint(path, text=WIDE, vision={"hidden_size": 128}, dtype=torch.bfloat16)
+    reference = ReferenceBlueLMV.from_checkpoint(path)
+    return Whole(reference.language_model, lambda pixels: reference.encode_tiles(pixels[None])[0].numpy())
+
+
+def _llava_onevision(path: Path) -> Whole:
+    _, model = onevision.make_checkpoint(path)
+
+    class Llm:
+        """Its language model takes tokens alone, as the others do."""
+
+        def __call__(self, tokens: torch.Tensor) -> Any:
+            return model(input_ids=tokens)
+
+    return Whole(Llm(), lambda pixels: onevision.features(model, pixels))
+
+
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
 QUANTISED: dict[str, Callable[[Path], Any]] = {
+    "bluelm-v": _bluelm_v,
+    "llava-onevision": _llava_onevision,
+    "bunny-llama": lambda path: make_original_llava(
+        path, "bunny-llama", text=WIDE, vision={"hidden_size": 128}, dtype=torch.bfloat16
+    ),
     "vila": lambda path: make_vila(path, text=WIDE, vision={"hidden_size": 128}, dtype=torch.bfloat16),
     "nanollava": lambda path: make_original_llava(
         path, "llava-qwen2", text=WIDE, vision={"hidden_size": 128}, dtype=torch.bfloat16
@@ -228,7 +261,7 @@ def test_quantised_types_stay_near(
     language = getattr(reference, "llm", reference)
     with torch.no_grad():
         wanted = language(torch.tensor([tokens])).logits[0].numpy()
-    for llm_type in FEWER_TYPES if name in ("minicpm", "bluelm") else LLM_TYPES:
+    for llm_type in LLM_TYPES:
         assert llm_type == "q8_0" or llm_type in BY_LLAMA_CPP
         result = convert(directory, tmp_path / llm_type, llm_type=llm_type, llm_only=True)
         assert result.llm_path is not None
@@ -242,10 +275,10 @@ def test_quantised_types_stay_near(
         agreement = float((ours.argmax(-1) == wanted.argmax(-1)).mean())
         record_property(f"{name} LLM {llm_type}", f"cosine {near:.4f}, top-1 {agreement:.2f}")
         assert near > LEAST[llm_type]
-    if not isinstance(reference, FamilyReference):
+    if not isinstance(reference, (FamilyReference, Whole)):
         return
     pixels = picture(384, 384)
-    features = reference.encode(pixels).numpy()
+    features = np.asarray(reference.encode(pixels))
     for mmproj_type in ("q8_0", "q4_0"):
         result = convert(directory, tmp_path / "mm", mmproj_type=mmproj_type, vision_only=True)
         assert result.mmproj_path is not None
