@@ -144,8 +144,9 @@ class ChatTerminal:
         encoded = self._chat.add_image(path, on_progress=self._progress)
         self._progress.clear()
         plan = encoded.plan
+        unit = "tile" if plan.n_tiles == 1 else "tiles"
         print(
-            f"{path}: {plan.width} x {plan.height}, {plan.n_tiles} tiles, {encoded.n_tokens} tokens, "
+            f"{path}: {plan.width} x {plan.height}, {plan.n_tiles} {unit}, {encoded.n_tokens} tokens, "
             f"{encoded.timings.total_ms:.0f} ms",
             file=sys.stderr,
         )

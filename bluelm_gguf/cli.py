@@ -514,8 +514,9 @@ def tiles(
         plans = (tiling.plan(width, height, max_cols=cols, max_rows=rows),)
     print(f"{target}: {width} x {height} pixels")
     for plan in plans:
+        unit = "tile " if plan.n_tiles == 1 else "tiles"
         print(
-            f"  {plan.method:<11} {plan.grid:>5} grid {plan.n_tiles:>3} tiles {plan.n_tokens(per_tile):>5} "
+            f"  {plan.method:<11} {plan.grid:>5} grid {plan.n_tiles:>3} {unit} {plan.n_tokens(per_tile):>5} "
             f"tokens, fitted to {plan.fit_width} x {plan.fit_height}, {plan.padding:.0%} padding"
         )
     if out is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .checkpoint import Checkpoint, read_json_if_there
 from .config import Section
-from .errors import UnsupportedModelError
+from .errors import CheckpointError, UnsupportedModelError
 from .vocabulary import Vocabulary
 
 # PIL's resampling filters, as preprocessor_config.json counts them.
@@ -164,3 +164,28 @@ def known_tower(config: Section, key: str) -> dict[str, Any]:
     """The config of a tower that is only named, by the last part of its name; {} for an unknown one."""
     name = config.string(key, "").rstrip("/").rsplit("/", 1)[-1]
     return dict(TOWERS.get(name, {}))
+
+
+def stored_tower(config: Section, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The SigLIP config of a checkpoint in the original LLaVA code's names, whose weights must be in it.
+
+    Raises:
+        CheckpointError: the tower's weights are not there.
+        UnsupportedModelError: a tower that is neither described nor known, S2 scales, start and end tokens.
+    """
+    for key in ("use_s2", "mm_use_im_start_end"):
+        if config.boolean(key, False):
+            raise UnsupportedModelError(f"{config.path}: {key} is true; supported: false")
+    tower = known_tower(config, "mm_vision_tower") | config.section("vision_config").values
+    if not tower:
+        raise UnsupportedModelError(
+            f"{config.path}: mm_vision_tower is {config.values.get('mm_vision_tower')!r} and there is no "
+            f"vision_config; supported without one: {', '.join(TOWERS)}"
+        )
+    if not any(name.startswith("model.vision_tower.") for name in checkpoint):
+        raise CheckpointError(
+            f"{checkpoint.directory} holds no tensors model.vision_tower.*: the tower "
+            f"{config.values.get('mm_vision_tower')!r} was left at home. Save the whole model, tower "
+            "included, and convert that"
+        )
+    return tower

@@ -18,7 +18,7 @@ from typing import Any
 from .checkpoint import Checkpoint, read_json_if_there
 from .config import Section
 from .errors import CheckpointError, UnsupportedModelError
-from .layout import RESAMPLING, TOWERS, Layout, PromptForm, known_tower, rename_prefixes
+from .layout import RESAMPLING, Layout, PromptForm, rename_prefixes, stored_tower
 
 MODEL_TYPE = "llava_onevision"
 SIDES = range(1, 7)  # of the grids where config.json names none
@@ -109,20 +109,7 @@ def _read_transformers(config: Section, checkpoint: Checkpoint) -> Layout:
 def _read_original(config: Section, checkpoint: Checkpoint) -> Layout:
     config.choice("mm_projector_type", "mlp2x_gelu", ["mlp2x_gelu"])
     config.choice("mm_patch_merge_type", "flat", ["spatial_unpad"])
-    for key in ("use_s2", "mm_use_im_start_end"):
-        if config.boolean(key, False):
-            raise UnsupportedModelError(f"{config.path}: {key} is true; supported: false")
-    tower: dict[str, Any] = known_tower(config, "mm_vision_tower") | config.section("vision_config").values
-    if not tower:
-        raise UnsupportedModelError(
-            f"{config.path}: mm_vision_tower is {config.values.get('mm_vision_tower')!r} and there is no "
-            f"vision_config; supported without one: {', '.join(TOWERS)}"
-        )
-    if not any(name.startswith("model.vision_tower.") for name in checkpoint):
-        raise CheckpointError(
-            f"{checkpoint.directory} holds no tensors model.vision_tower.*; save the whole model, tower "
-            "included, and convert that"
-        )
+    tower = stored_tower(config, checkpoint)
     size = Section(config.path, tower, "vision_config.").integer("image_size", 384)
     path = checkpoint.directory / "preprocessor_config.json"
     processor = Section(path, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} | read_json_if_there(path))

@@ -8,12 +8,10 @@ are those before the last block.
 
 from __future__ import annotations
 
-from typing import Any
-
 from .checkpoint import Checkpoint
 from .config import Section
-from .errors import CheckpointError, UnsupportedModelError
-from .layout import TOWERS, Layout, PromptForm, known_tower, one_view, rename_prefixes, vicuna
+from .errors import UnsupportedModelError
+from .layout import Layout, PromptForm, one_view, rename_prefixes, stored_tower, vicuna
 
 PREFIXES = [
     ("model.vision_tower.vision_tower.", "vision_tower."),
@@ -45,22 +43,7 @@ def read(config: Section, checkpoint: Checkpoint) -> Layout:
     """
     llm = _llm(config)
     config.choice("mm_projector_type", "mlp2x_gelu", ["mlp2x_gelu"])
-    for key in ("use_s2", "mm_use_im_start_end"):
-        if config.boolean(key, False):
-            raise UnsupportedModelError(f"{config.path}: {key} is true; supported: false")
-    tower: dict[str, Any] = known_tower(config, "mm_vision_tower")
-    tower |= config.section("vision_config").values
-    if not tower:
-        raise UnsupportedModelError(
-            f"{config.path}: mm_vision_tower is {config.values.get('mm_vision_tower')!r} and there is no "
-            f"vision_config; supported without one: {', '.join(TOWERS)}"
-        )
-    if not any(name.startswith("model.vision_tower.") for name in checkpoint):
-        raise CheckpointError(
-            f"{checkpoint.directory} holds no tensors model.vision_tower.*: the tower "
-            f"{config.values.get('mm_vision_tower')!r} was left at home. Save the whole model, tower "
-            "included, and convert that"
-        )
+    tower = stored_tower(config, checkpoint)
     notes: list[str] = []
     aspect = config.string("image_aspect_ratio", "square")
     views = one_view(config, checkpoint.directory, aspect, notes)

@@ -218,7 +218,7 @@ def test_chat_takes_lines_from_a_pipe(program, files, scripted: Path) -> None:
     assert done.stderr.count("token/s") == 4  # two answers with times, prefill and decode
     done = program("chat", *files.pair, "-n", 3, files.small, stdin=f"/image {files.large}\nwhat?\n".encode())
     assert (
-        done.returncode == 0 and "3 tiles, 588 tokens" in done.stderr and "1 tiles, 196 tokens" in done.stderr
+        done.returncode == 0 and "3 tiles, 588 tokens" in done.stderr and "1 tile, 196 tokens" in done.stderr
     )
 
 
