@@ -171,7 +171,7 @@ def stored_tower(config: Section, checkpoint: Checkpoint) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the tower's weights are not there.
-        UnsupportedModelError: a tower that is neither described nor known, S2 scales, start and end tokens.
+        UnsupportedModelError: a tower that is neither described nor known, S2 scales, image marks.
     """
     for key in ("use_s2", "mm_use_im_start_end"):
         if config.boolean(key, False):
