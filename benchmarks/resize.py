@@ -40,9 +40,8 @@ def main() -> None:
             ours.append(cpu_ms(lambda p=pixels, t=target: resize(p, *t)))
             pillow.append(cpu_ms(lambda i=image, t=target: i.resize(t, Image.Resampling.BICUBIC)))
         a, b = statistics.median(ours), statistics.median(pillow)
-        print(
-            f"{source[0]}x{source[1]} to {target[0]}x{target[1]}: ours {a:.1f} ms, Pillow {b:.1f} ms ({b / a:.2f}x)"
-        )
+        sizes = f"{source[0]}x{source[1]} to {target[0]}x{target[1]}"
+        print(f"{sizes}: ours {a:.1f} ms, Pillow {b:.1f} ms ({b / a:.2f}x)")
 
 
 if __name__ == "__main__":
