@@ -110,6 +110,10 @@ def test_run_flags_reach_the_model(program, files) -> None:
     assert answer(*hot, "--seed", 1) == answer(*hot, "--seed", 1) != answer(*hot, "--seed", 2)
     assert answer(*hot, "--top-k", 1) == greedy
     assert answer("--system", "be the user") != greedy
+    assert answer("-sys", "be the user") == answer("--system", "be the user")
+    assert answer(*hot, "-s", 1) == answer(*hot, "--seed", 1)
+    middle = greedy[4]
+    assert answer("-r", middle, "--reverse-prompt", "~~") == greedy[: greedy.index(middle)] + "\n"
     assert answer("--chunk", 3, "--batch-size", 16) == greedy
 
 
@@ -194,7 +198,7 @@ def test_tiles_as_a_file_asks_for(program, files) -> None:
 
 
 def test_tiles_settings_are_those_that_the_encoder_uses(files) -> None:
-    from bluelm_gguf.cli import _file_tiler
+    from bluelm_gguf.cli_files import _file_tiler
     from bluelm_gguf.vision import VisionEncoder
 
     with VisionEncoder(files.mmproj) as encoder:
