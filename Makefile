@@ -1,6 +1,7 @@
 # make demo    installs into .venv and answers questions about the pictures in examples/images
 # make test    installs what the tests need, then runs them all
 # make lint    ruff, mypy, clang-format
+# make bench-peers  times the encoder against llama.cpp, PyTorch and OpenVINO: half an hour, a quiet machine
 # make format  what ruff and clang-format can put right by themselves
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ LLAMA := llama-cpp-python==0.3.36
 BUILD_SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp convert -name '*.cpp' -o -name '*.h' -o -name '*.py')
 CPP_SOURCES := $(shell find cpp -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test test-fast lint format install clean
+.PHONY: demo test test-fast lint format bench-peers install clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
@@ -42,6 +43,10 @@ $(VENV)/.test: $(VENV)/.installed
 	$(PIP) install -q --no-build-isolation -e ".[test]"
 	@touch $@
 
+$(VENV)/.peers: $(VENV)/.test
+	$(PIP) install -q --no-build-isolation -e ".[peers]"
+	@touch $@
+
 $(VENV)/.lint: $(VENV)/.installed
 	$(PIP) install -q --no-build-isolation -e ".[lint]"
 	@touch $@
@@ -57,6 +62,10 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy bluelm_gguf convert
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+bench-peers: $(VENV)/.peers
+	$(BIN)/python benchmarks/peers/encode.py
+	$(BIN)/python benchmarks/peers/encode.py --fidelity
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
