@@ -18,7 +18,7 @@ import numpy as np
 
 
 def tiles(n: int, seed: int = 0) -> np.ndarray:
-    """Noise with structure, [n, 384, 384, 3] uint8: speed does not depend on it, calibration does a little."""
+    """Noise with structure, [n, 384, 384, 3] uint8: speed does not depend on it, calibration does."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (n, 24, 24, 3)).repeat(16, axis=1).repeat(16, axis=2)
     fine = rng.integers(-40, 41, (n, 384, 384, 3))

@@ -130,10 +130,10 @@ def speed(args: argparse.Namespace, directory: Path) -> None:
     print("| | " + " | ".join(f"{n} tiles | min - max | / best llama.cpp" for n in args.tiles) + " |")
     print("|---" * (1 + 3 * len(args.tiles)) + "|")
     for c in contenders:
-        cells = [
-            f"{median(c, n):.0f} | {min(c.times[n]):.0f} - {max(c.times[n]):.0f} | {median(c, n) / best[n]:.2f}"
-            for n in args.tiles
-        ]
+        cells = []
+        for n in args.tiles:
+            low, high = min(c.times[n]), max(c.times[n])
+            cells.append(f"{median(c, n):.0f} | {low:.0f} - {high:.0f} | {median(c, n) / best[n]:.2f}")
         print(f"| {c.name} | " + " | ".join(cells) + " |")
     if args.json:
         found = {c.name: c.times for c in contenders}

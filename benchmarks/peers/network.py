@@ -1,4 +1,4 @@
-"""The network that the contenders share: SigLIP-so400m/14-384 and a two-layer MLP, in PyTorch, random weights.
+"""The network that the contenders share: SigLIP-so400m/14-384 and a two-layer MLP in PyTorch, random weights.
 
 Only `transformers` and torch here: contender_torch.py and contender_openvino.py run it, the runner saves it
 as a checkpoint for our own converter.
@@ -16,7 +16,7 @@ N_EMBD_OUT = 2560
 
 
 class Network(torch.nn.Module):
-    """Pixels [n, 3, 384, 384], normalised, to features [n, 729, 2560]: no downsampler, which stock has not."""
+    """Normalised pixels [n, 3, 384, 384] to features [n, 729, 2560]: no downsampler, as in stock."""
 
     def __init__(self, n_layers: int = 27) -> None:
         super().__init__()
