@@ -30,7 +30,7 @@ from typing import Any
 
 from . import errors
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 MAX_GRIDS = 256
 
 TILER_METHODS = {"relaxed": 0, "llava_next": 1, "internvl": 2, "single": 3}
@@ -38,6 +38,8 @@ THUMBNAILS = {"none": 0, "first": 1, "last": 2}
 FITS = {"pad_center": 0, "pad_top_left": 1, "stretch": 2}
 FILTERS = {"bicubic": 0, "bilinear": 1}
 ROUNDINGS = {"floor": 0, "ceil": 1}
+WEIGHTS = {"resident": 0, "streamed": 1}
+ACTIVATIONS = {"auto": 0, "int8": 1, "float": 2}
 STAGES = {0: "encode", 1: "prefill"}
 
 _STATUS: dict[int, type[errors.BluelmError]] = {
@@ -111,6 +113,8 @@ class VisionParams(_Struct):
         ("batch", c_int32),
         ("pipeline", c_int32),
         ("use_repack", c_int32),
+        ("weights", c_int32),
+        ("activations", c_int32),
     ]
 
 
@@ -154,6 +158,30 @@ class VisionTimings(_Struct):
     ]
 
 
+class VisionProfile(_Struct):
+    """bluelm_vision_profile."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("resize_ms", c_double),
+        ("patch_embd_ms", c_double),
+        ("norm_ms", c_double),
+        ("qkv_ms", c_double),
+        ("attention_ms", c_double),
+        ("attn_out_ms", c_double),
+        ("ffn_up_ms", c_double),
+        ("ffn_down_ms", c_double),
+        ("projector_ms", c_double),
+        ("pack_ms", c_double),
+        ("graph_ms", c_double),
+        ("total_ms", c_double),
+        ("multiply_adds", c_int64),
+        ("n_tiles", c_int32),
+        ("n_batches", c_int32),
+        ("n_threads", c_int32),
+    ]
+
+
 class PrefillParams(_Struct):
     """bluelm_prefill_params."""
 
@@ -186,6 +214,7 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "bluelm_vision_encode_tiles": [
         c_void_p, _U8, c_int32, PROGRESS, c_void_p, _F32, c_size_t, POINTER(VisionTimings),
     ],
+    "bluelm_vision_get_profile": [c_void_p, POINTER(VisionProfile)],
     "bluelm_vision_dump_stage": [c_void_p, _U8, c_int32, c_char_p, _F32, c_size_t, POINTER(c_size_t)],
     "bluelm_prefill_params_default": [POINTER(PrefillParams)],
     "bluelm_prefill_tokens": [
@@ -238,7 +267,7 @@ def load() -> ctypes.CDLL:
         raise errors.NativeError(
             f"{path} has ABI {found}, bluelm_gguf needs ABI {ABI_VERSION}: reinstall the package with pip"
         )
-    for name in ("bluelm_build_info", "bluelm_last_error"):
+    for name in ("bluelm_build_info", "bluelm_cpu_level", "bluelm_last_error"):
         getattr(lib, name).argtypes = []
         getattr(lib, name).restype = c_char_p
     lib.bluelm_status_name.argtypes = [c_int32]
@@ -304,6 +333,19 @@ def build_info() -> str:
     return info.decode()
 
 
+def cpu_level() -> str:
+    """Which instructions the kernels use ("avx512-vnni"): the best that the CPU has, or BLUELM_CPU_LEVEL.
+
+    Raises:
+        InvalidArgumentError: BLUELM_CPU_LEVEL names a level that this CPU does not have.
+    """
+    lib = load()
+    name: bytes | None = lib.bluelm_cpu_level()
+    if name is None:
+        raise errors.InvalidArgumentError(lib.bluelm_last_error().decode(errors="replace"))
+    return name.decode()
+
+
 def check(status: int) -> None:
     """Raises the exception that belongs to a status other than BLUELM_OK, with the library's own message."""
     if status != 0:
@@ -348,9 +390,10 @@ def char_buffer(n: int) -> Any:
 
 
 __all__ = [
-    "ABI_VERSION", "FILTERS", "FITS", "MAX_GRIDS", "PROGRESS", "ROUNDINGS", "THUMBNAILS", "TILER_METHODS",
+    "ABI_VERSION", "ACTIVATIONS", "FILTERS", "FITS", "MAX_GRIDS", "PROGRESS", "ROUNDINGS", "THUMBNAILS", "TILER_METHODS",
     "PrefillParams",
-    "ProgressBridge", "TilePlan", "TilerParams", "VisionInfo", "VisionParams", "VisionTimings", "build_info",
+    "ProgressBridge", "TilePlan", "TilerParams", "VisionInfo", "VisionParams", "VisionProfile", "VisionTimings",
+    "WEIGHTS", "build_info",
     "byref", "c_char_p", "c_float", "c_int32", "c_int64", "c_size_t", "c_uint8", "c_void_p", "char_buffer",
-    "check", "library_path", "load", "pointer",
+    "check", "cpu_level", "library_path", "load", "pointer",
 ]  # fmt: skip

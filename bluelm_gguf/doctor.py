@@ -39,6 +39,10 @@ def examine() -> Iterator[Finding]:
         return
     yield Finding("libbluelm", True, f"{info} in {_native.library_path()}")
     yield Finding("CPU", True, _cpu())
+    try:
+        yield Finding("kernels", True, f"{_native.cpu_level()} (BLUELM_CPU_LEVEL forces a lower level)")
+    except BluelmError as error:
+        yield Finding("kernels", False, str(error))
     yield _one_ggml()
     yield Finding("threads", True, f"{default_threads()} (physical cores that this process may use)")
     yield _demo_model()

@@ -25,7 +25,7 @@
 #endif
 
 // Raised whenever a signature or a struct below changes; compared when the library is loaded.
-#define BLUELM_ABI_VERSION 1
+#define BLUELM_ABI_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -58,6 +58,10 @@ typedef bool (*bluelm_progress)(int32_t stage, int64_t done, int64_t total, void
 BLUELM_API int32_t bluelm_abi_version(void);
 // "0.1.0 (llama.cpp <commit or package version>; <CPU features>)"; static.
 BLUELM_API const char* bluelm_build_info(void);
+// Which instructions the kernels use on this machine: "generic", "avx2", "avx-vnni", "avx512-vnni",
+// "avx512-bf16", "amx", "neon", "dotprod" or "i8mm"; static. The environment variable BLUELM_CPU_LEVEL forces
+// one that the CPU has; NULL, with the reason in bluelm_last_error(), if it names another.
+BLUELM_API const char* bluelm_cpu_level(void);
 BLUELM_API const char* bluelm_last_error(void);
 BLUELM_API const char* bluelm_status_name(bluelm_status status);
 
@@ -134,12 +138,27 @@ BLUELM_API bluelm_status bluelm_tiler_cut(const bluelm_tiler_params* params, con
 
 typedef struct bluelm_vision bluelm_vision;
 
+// Where the encoder's weights are between two encodes.
+enum {
+    BLUELM_WEIGHTS_RESIDENT = 0,  // in memory, arranged for this CPU's kernels when the file is loaded
+    BLUELM_WEIGHTS_STREAMED = 1,  // in the file: each block is read and arranged when its turn comes, once
+                                  // for all tiles of a batch, and dropped after it; own kernels only
+};
+// What activations are rounded to in front of the blocks' matmuls.
+enum {
+    BLUELM_ACTIVATIONS_AUTO = 0,   // INT8 for q8_0 and q4_0 files, FLOAT for the others
+    BLUELM_ACTIVATIONS_INT8 = 1,   // 8 bits, one scale per token; weights too, one scale per output
+    BLUELM_ACTIVATIONS_FLOAT = 2,  // bf16, or float32 for f32 and f16 files and on CPUs without bf16
+};
+
 typedef struct bluelm_vision_params {
     size_t struct_size;
-    int32_t n_threads;   // <= 0: the number of physical cores
-    int32_t batch;       // tiles per ViT run, 1..17 (paper section 3.3: 4)
-    int32_t pipeline;    // 1: patch embedding of the next batch overlaps the ViT of this one
-    int32_t use_repack;  // 1: own kernels and rearranged weights where this CPU has them; 0: plain ggml
+    int32_t n_threads;    // <= 0: the number of physical cores
+    int32_t batch;        // tiles per ViT run, 1..17 (paper section 3.3: 4)
+    int32_t pipeline;     // 1: patch embedding of the next batch overlaps the ViT of this one
+    int32_t use_repack;   // 1: own kernels and rearranged weights where this CPU has them; 0: plain ggml
+    int32_t weights;      // BLUELM_WEIGHTS_*
+    int32_t activations;  // BLUELM_ACTIVATIONS_*
 } bluelm_vision_params;
 
 typedef struct bluelm_vision_info {
@@ -166,6 +185,26 @@ typedef struct bluelm_vision_timings {
     double total_ms;       // wall time of the call; below the sum of parts where the pipeline overlaps
     int32_t n_tiles, n_batches;
 } bluelm_vision_timings;
+
+// Where the time of the last encode went, in wall milliseconds over all its batches. What a thread waits for
+// at the end of a stage counts as part of it.
+typedef struct bluelm_vision_profile {
+    size_t struct_size;
+    double resize_ms;      // resize, pad, cut
+    double patch_embd_ms;  // normalise + patch embedding + positions
+    double norm_ms;        // LayerNorms, and quantising rows
+    double qkv_ms;
+    double attention_ms;
+    double attn_out_ms;
+    double ffn_up_ms;  // with GELU
+    double ffn_down_ms;
+    double projector_ms;    // last norm, downsampler, projector
+    double pack_ms;         // reading and arranging weights (STREAMED)
+    double graph_ms;        // blocks and projector as one ggml graph, where there are no own kernels
+    double total_ms;        // wall time of the call
+    int64_t multiply_adds;  // in matmuls and attention, padding not counted
+    int32_t n_tiles, n_batches, n_threads;
+} bluelm_vision_profile;
 
 BLUELM_API bluelm_status bluelm_vision_params_default(bluelm_vision_params* out);
 // Reads an mmproj GGUF (docs/mmproj.md). Every missing or misshapen tensor is listed in one message.
@@ -197,6 +236,9 @@ BLUELM_API bluelm_status bluelm_vision_encode_tiles(bluelm_vision* vision, const
                                                     int32_t n_tiles, bluelm_progress progress,
                                                     void* user_data, float* out, size_t out_floats,
                                                     bluelm_vision_timings* timings);
+
+// All zeros before the first encode; unchanged by one that failed.
+BLUELM_API bluelm_status bluelm_vision_get_profile(const bluelm_vision* vision, bluelm_vision_profile* out);
 
 // One stage's activations for parity tests and debugging. stage: "pixels" [n, 3, S, S] (normalised),
 // "patch_embd" [n, 729, D] (with positions), "layer.K" [n, 729, D] (output of block K), "post_ln",

@@ -7,6 +7,7 @@
 #include "bluelm.h"
 #include "error.h"
 #include "ggml-cpu.h"
+#include "kernels/cpu_level.h"
 
 #ifndef BLUELM_VERSION
 #define BLUELM_VERSION "unknown"
@@ -70,6 +71,12 @@ int32_t bluelm_abi_version(void) { return BLUELM_ABI_VERSION; }
 const char* bluelm_build_info(void) {
     static const std::string info = bluelm::describe_build();
     return info.c_str();
+}
+
+const char* bluelm_cpu_level(void) {
+    const char* name = nullptr;
+    bluelm::guard([&] { name = bluelm::cpu_level_name(bluelm::cpu_level()); });
+    return name;
 }
 
 const char* bluelm_last_error(void) { return bluelm::last_error.c_str(); }

@@ -39,7 +39,7 @@ size_t output_floats(const bluelm::VisionConfig& c, int n_tiles) {
 bluelm_status bluelm_vision_params_default(bluelm_vision_params* out) {
     return bluelm::guard([&] {
         require(out != nullptr, "out is NULL");
-        *out = {sizeof(bluelm_vision_params), 0, 4, 0, 1};
+        *out = {sizeof(bluelm_vision_params), 0, 4, 0, 1, BLUELM_WEIGHTS_RESIDENT, BLUELM_ACTIVATIONS_AUTO};
     });
 }
 
@@ -140,6 +140,14 @@ bluelm_status bluelm_vision_encode_tiles(bluelm_vision* vision, const uint8_t* t
         const auto cut = [&](int first, int) { return tiles + static_cast<size_t>(first) * tile_bytes(c); };
         bluelm::Progress reporter(progress, user_data, n_tiles);
         vision->vision.encode(cut, n_tiles, reporter, out, timings);
+    });
+}
+
+bluelm_status bluelm_vision_get_profile(const bluelm_vision* vision, bluelm_vision_profile* out) {
+    return bluelm::guard([&] {
+        require(vision != nullptr, "vision is NULL");
+        require(out != nullptr, "out is NULL");
+        *out = vision->vision.profile();
     });
 }
 

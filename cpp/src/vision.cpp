@@ -54,6 +54,10 @@ bluelm_vision_params checked(bluelm_vision_params params) {
         throw Error(BLUELM_ERR_INVALID_ARGUMENT,
                     format("batch is %d, not in 1..%d", params.batch, kMaxBatch));
     }
+    // Not yet: the ggml graph is all there is.
+    if (params.weights != BLUELM_WEIGHTS_RESIDENT || params.activations != BLUELM_ACTIVATIONS_AUTO) {
+        throw Error(BLUELM_ERR_UNSUPPORTED, "weights and activations cannot be chosen in this version");
+    }
     if (params.n_threads > 512) {
         throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("n_threads is %d, at most 512", params.n_threads));
     }
@@ -215,6 +219,16 @@ void Vision::encode(const Cut& cut, int n_tiles, Progress& progress, float* out,
     }
     times.n_tiles = n_tiles;
     times.total_ms = total.ms();
+    profile_ = {};
+    profile_.struct_size = sizeof profile_;
+    profile_.resize_ms = times.resize_ms;
+    profile_.patch_embd_ms = times.patch_embd_ms;
+    profile_.graph_ms = times.vit_ms;
+    profile_.total_ms = times.total_ms;
+    profile_.multiply_adds = c.multiply_adds() * n_tiles;
+    profile_.n_tiles = n_tiles;
+    profile_.n_batches = times.n_batches;
+    profile_.n_threads = params_.n_threads;
     if (timings) *timings = times;
 }
 

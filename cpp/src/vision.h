@@ -77,6 +77,8 @@ public:
     const VisionWeights& weights() const { return weights_; }
     const VisionConfig& config() const { return weights_.config; }
     bluelm_vision_info info() const;
+    // Of the last encode.
+    const bluelm_vision_profile& profile() const { return profile_; }
 
     // Views first..first+count-1, [count, S, S, 3] uint8; the result stays valid until the next call.
     using Cut = std::function<const uint8_t*(int first, int count)>;
@@ -101,6 +103,7 @@ private:
     VisionWeights weights_;
     GraphRunner front_;  // stage 1; a runner of its own, since both stages may be at work
     GraphRunner back_;   // stage 2
+    bluelm_vision_profile profile_ = {};
 };
 
 }  // namespace bluelm

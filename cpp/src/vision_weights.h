@@ -51,6 +51,13 @@ struct VisionConfig {
     int32_t tokens_per_tile() const { return merged_grid() * merged_grid(); }       // 196
     int32_t n_merged() const { return downsample * downsample * n_embd; }           // 4608
     int32_t head_dim() const { return n_embd / n_head; }                            // 72
+    // Of one tile, in matmuls and attention: 333e9.
+    int64_t multiply_adds() const {
+        const int64_t d = n_embd, n = n_patches();
+        const int64_t block = n * d * (4 * d + 2 * int64_t(n_ff_unpadded)) + 2 * n * n * d;
+        const int64_t projector = int64_t(tokens_per_tile()) * n_hidden * (n_merged() + n_embd_out);
+        return n * patch_values() * d + n_layer * block + projector;
+    }
 };
 
 struct Linear {
