@@ -29,6 +29,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .answer import ReplyStream
+    from .cache import EmbeddingCache
     from .chat import Chat
     from .model import Model
     from .results import Reply, Timings
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Chat": "chat",
+    "EmbeddingCache": "cache",
     "EncodedImage": "vision",
     "Model": "model",
     "Reply": "results",
@@ -67,6 +69,7 @@ __all__ = [
     "Chat",
     "ContextFullError",
     "DecodeError",
+    "EmbeddingCache",
     "EncodedImage",
     "ImageError",
     "InvalidArgumentError",

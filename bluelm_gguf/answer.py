@@ -54,6 +54,7 @@ class _Run:
         self.plans: list[Any] = []
         self.encode_s = self.prefill_s = self.decode_s = self.ttft_s = 0.0
         self.n_image = self.n_image_prefilled = self.n_text = self.n_text_prefilled = self.n_steps = 0
+        self.n_encoded = self.n_cached = 0
         self.sampler: Sampler | None = None
 
     def pieces(self) -> Iterator[str]:
@@ -86,6 +87,8 @@ class _Run:
                     picture, on_progress=self._progress("encode", done, total)
                 )
                 self.encode_s += time.perf_counter() - start
+                self.n_cached += picture.is_cached
+                self.n_encoded += not picture.is_cached
                 done += picture.plan.n_tiles
             encoded.append(picture)
             self.plans.append(picture.plan)
@@ -217,6 +220,8 @@ class _Run:
             text_tokens=self.n_text,
             text_tokens_prefilled=self.n_text_prefilled,
             generated_tokens=len(self.tokens),
+            images_encoded=self.n_encoded,
+            images_cached=self.n_cached,
         )
         return Reply(
             text="".join(self.text),

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .answer import Cell, OwnedLock, ReplyStream, Request
+from .cache import EmbeddingCache, open_cache
 from .errors import InvalidArgumentError, ModelFileError
 from .gguf_file import GgufHead
 from .llm import LanguageModel, ProgressFn, Sampling, check_llm_file
@@ -64,6 +65,8 @@ class Model:
         batch: Tiles per run of the vision encoder, 1..17 (paper section 3.3: 4).
         pipeline: Whether the patch embedding of the next tiles overlaps the encoder's blocks for these: worth
             it where there is a core to spare, so off unless asked for.
+        cache: Where encoded pictures are kept on disk: True: the platform's place; a directory; an
+            `EmbeddingCache`. None: nowhere. See docs/cache.md.
         verbose: Show llama.cpp's own log on stderr.
         on_progress: Called with ("load", percent, 100) while the LLM is loaded; returning False cancels.
 
@@ -85,6 +88,7 @@ class Model:
         chunk: int = 128,
         batch: int = 4,
         pipeline: bool = False,
+        cache: bool | str | Path | EmbeddingCache | None = None,
         verbose: bool = False,
         on_progress: OnProgress | None = None,
     ) -> None:
@@ -98,6 +102,7 @@ class Model:
         _check_range("n_threads", n_threads, 1, 512)
         _check_range("chunk", chunk, 1, n_batch)
         _check_range("batch", batch, 1, 17)
+        embedding_cache = open_cache(cache)
         self.is_demo = llm is None and mmproj is None
         if self.is_demo:
             llm, mmproj = demo_paths()
@@ -125,8 +130,9 @@ class Model:
             )
             if mmproj is not None:
                 self._vision = VisionEncoder(
-                    mmproj, n_threads=self.n_threads, batch=batch, pipeline=pipeline, head=mmproj_head
-                )
+                    mmproj, n_threads=self.n_threads, batch=batch, pipeline=pipeline, head=mmproj_head,
+                    cache=embedding_cache,
+                )  # fmt: skip
             self._prompts = self._make_prompts(self._llm, llm_head)
         except BaseException:
             self.close()

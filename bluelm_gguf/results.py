@@ -34,6 +34,10 @@ class Timings:
     text_tokens: int = 0
     text_tokens_prefilled: int = 0
     generated_tokens: int = 0
+    images_encoded: int = 0
+    """Pictures of this call that went through the vision encoder."""
+    images_cached: int = 0
+    """Pictures of this call that came from the cache on disk."""
 
     def as_dict(self) -> dict[str, float | int]:
         """All fields by name."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _native
-from .errors import InvalidArgumentError, UnsupportedModelError
+from .errors import BluelmError, Cancelled, InvalidArgumentError, UnsupportedModelError
 from .gguf_file import GgufHead, read_head
+from .identity import FileStamp, combine, file_sha256, picture_digest
 from .interrupt import DeferredInterrupt
 from .llm import ProgressFn
 from .machine import default_threads
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .cache import EmbeddingCache
     from .tiling import TilePlan, TilerParams
 
 TilerOverrides: TypeAlias = "Mapping[str, Any] | TilerParams | None"
 """Departures from a file's tiler by name (see `tiler_params`), or all parameters, or None."""
-
-_keys = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,12 @@ class EncodedImage:
     plan: TilePlan
     timings: EncodeTimings
     key: str
-    """Tells encoded pictures apart within this process."""
+    """Tells pictures apart within this process: the same pixels, cut in the same way and encoded by the same
+    file, have the same."""
+    digest: str = ""
+    """Of the pixels and the tiler's settings, see `identity.picture_digest`; the same on every machine."""
+    is_cached: bool = False
+    """Whether the embeddings were read from the cache on disk."""
 
     @property
     def n_tokens(self) -> int:
@@ -70,7 +74,9 @@ class PreparedImage:
     plan: TilePlan
     n_tokens: int
     decode_ms: float
-    key: str = "not encoded"
+    digest: str
+    key: str
+    """As the encoded picture will have them."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class VisionEncoder:
         batch: Tiles per run of the encoder, 1..17 (paper section 3.3: 4).
         pipeline: Whether the patch embedding of the next batch overlaps the encoder's blocks for this one.
         use_repack: Whether weights go into ggml's repacked buffers where the CPU has kernels for them.
+        cache: Where encoded pictures are looked for, and kept.
 
     Raises:
         ModelFileError, ModelFormatError, UnsupportedModelError, OutOfMemoryError, InvalidArgumentError.
@@ -140,8 +147,12 @@ class VisionEncoder:
         pipeline: bool = False,
         use_repack: bool = True,
         head: GgufHead | None = None,
+        cache: EmbeddingCache | None = None,
     ) -> None:
         self._handle: Any = None
+        self._stamp = FileStamp.of(path)
+        self._sha256: str | None = None
+        self._cache = cache
         head = head or check_mmproj_file(path)
         self.path = head.path
         self._lib = _native.load()
@@ -190,6 +201,25 @@ class VisionEncoder:
         """Width of the embeddings: the LLM's."""
         return self.info.n_embd_out
 
+    def identity(self, *, go_on: Callable[[], object] | None = None) -> str:
+        """SHA-256 of the file. It is computed when first asked for; with a cache, once for all processes.
+
+        Args:
+            go_on: Called every few milliseconds; what it raises ends the work.
+
+        Raises:
+            ModelFileError: the file is gone.
+            MismatchError: it is another one than was loaded.
+        """
+        if self._sha256 is None:
+            remembered = self._cache.digests if self._cache is not None else None
+            self._sha256 = file_sha256(self._stamp, remembered=remembered, go_on=go_on)
+        return self._sha256
+
+    def key_of(self, digest: str) -> str:
+        """`EncodedImage.key` of a picture with this digest."""
+        return combine(digest, self._stamp.local_id)
+
     def plan(self, width: int, height: int, *, tiler: TilerOverrides = None) -> TilePlan:
         """Plans the tiles of a picture of width x height pixels, and counts its tokens.
 
@@ -227,7 +257,9 @@ class VisionEncoder:
         rgb = load_image(image)
         decode_ms = (time.perf_counter() - start) * 1e3
         plan = self.plan(rgb.shape[1], rgb.shape[0], tiler=tiler)
-        return PreparedImage(rgb, plan, plan.n_tokens(self.info.tokens_per_tile), decode_ms)
+        digest = picture_digest(rgb, plan.params)
+        n_tokens = plan.n_tokens(self.info.tokens_per_tile)
+        return PreparedImage(rgb, plan, n_tokens, decode_ms, digest, self.key_of(digest))
 
     def encode(
         self,
@@ -253,16 +285,25 @@ class VisionEncoder:
     def encode_prepared(
         self, picture: PreparedImage, *, on_progress: ProgressFn | None = None
     ) -> EncodedImage:
-        """Encodes what `prepare` returned."""
+        """Encodes what `prepare` returned, or takes it from the cache."""
         import numpy as np
 
         if self._handle is None:
             raise InvalidArgumentError("the vision encoder is closed")
+        cache_key = self._cache_key(picture, on_progress)
+        if self._cache is not None and cache_key is not None:
+            kept = self._cache.get(cache_key, shape=(picture.n_tokens, self.n_embd))
+            if kept is not None:
+                n_tiles = picture.plan.n_tiles
+                if on_progress is not None and on_progress("encode", n_tiles, n_tiles) is False:
+                    raise Cancelled("encoding was cancelled")
+                timings = EncodeTimings(picture.decode_ms, 0.0, 0.0, 0.0, 0.0, 0)
+                return EncodedImage(kept, picture.plan, timings, picture.key, picture.digest, is_cached=True)
         height, width = picture.rgb.shape[:2]
         rgb = np.ascontiguousarray(picture.rgb)
         out = np.empty((picture.n_tokens, self.n_embd), dtype=np.float32)
         n_out = _native.c_int64(0)
-        timings = _native.VisionTimings()
+        native_timings = _native.VisionTimings()
         with DeferredInterrupt() as interrupt:
 
             def report(stage: str, done: int, total: int) -> bool:
@@ -282,22 +323,42 @@ class VisionEncoder:
                 _native.pointer(out, _native.c_float),
                 out.size,
                 _native.byref(n_out),
-                _native.byref(timings),
+                _native.byref(native_timings),
             )
         bridge.finish(status)
+        if self._cache is not None and cache_key is not None:
+            self._cache.put(cache_key, out)
         return EncodedImage(
             embeddings=out,
             plan=picture.plan,
             timings=EncodeTimings(
                 decode_ms=picture.decode_ms,
-                resize_ms=timings.resize_ms,
-                patch_embd_ms=timings.patch_embd_ms,
-                vit_ms=timings.vit_ms,
-                total_ms=timings.total_ms,
-                n_batches=timings.n_batches,
+                resize_ms=native_timings.resize_ms,
+                patch_embd_ms=native_timings.patch_embd_ms,
+                vit_ms=native_timings.vit_ms,
+                total_ms=native_timings.total_ms,
+                n_batches=native_timings.n_batches,
             ),
-            key=f"image {next(_keys)}",
+            key=picture.key,
+            digest=picture.digest,
         )
+
+    def _cache_key(self, picture: PreparedImage, on_progress: ProgressFn | None) -> str | None:
+        """The picture's place in the cache; None without a cache."""
+        if self._cache is None:
+            return None
+
+        def go_on() -> None:
+            if on_progress is not None and on_progress("encode", 0, picture.plan.n_tiles) is False:
+                raise Cancelled("encoding was cancelled")
+
+        try:
+            return combine("bluelm embeddings", picture.digest, self.identity(go_on=go_on))
+        except Cancelled:
+            raise
+        except BluelmError as error:
+            self._cache.warn(str(error))
+            return None
 
     def close(self) -> None:
         """Frees the weights."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -12,3 +16,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # Ctrl-C to programs would wait in vain.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The programs' cache of encoded pictures: never the user's own."""
+    directory = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("BLUELM_CACHE_DIR")
+    os.environ["BLUELM_CACHE_DIR"] = str(directory)
+    yield directory
+    if before is None:
+        del os.environ["BLUELM_CACHE_DIR"]
+    else:
+        os.environ["BLUELM_CACHE_DIR"] = before

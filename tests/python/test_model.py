@@ -101,7 +101,7 @@ def test_every_kind_of_picture_is_the_same_picture(shared_model: Model, files) -
     raw = io.BytesIO(files.small.read_bytes())
     for one in encoded[1:]:
         np.testing.assert_array_equal(one.embeddings, encoded[0].embeddings)
-    assert len({one.key for one in encoded}) == len(kinds)
+    assert len({one.key for one in encoded}) == 1
     answers = {
         shared_model.generate("what?", images=images, max_tokens=8).tokens
         for images in ([files.small], files.small, [encoded[0]], encoded[1], image, np.asarray(image), raw)
