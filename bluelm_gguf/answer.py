@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import Cancelled, ContextFullError, InvalidArgumentError
 from .interrupt import DeferredInterrupt
-from .llm import PartlyDone, ProgressFn, Sampler, Sampling
+from .llm import PartlyDone, ProgressFn
 from .prompt import ImageSegment, Segment, TextSegment, Turn, n_tokens
 from .results import FinishReason, Reply, Timings
+from .sampling import Sampler, Sampling
 from .text import TextStream
 from .vision import EncodedImage, TilerOverrides
 
@@ -134,7 +135,7 @@ class _Run:
                 self._prefill_part(segment, begin, end, wanted, report)
         self.prefill_s = time.perf_counter() - start
         history = [cell for cell in wanted if isinstance(cell, int)]
-        self.sampler = Sampler(self.request.sampling, llm.n_vocab, history)
+        self.sampler = Sampler(self.request.sampling, llm, history)
 
     def _prefill_part(
         self, segment: Segment, begin: int, end: int, wanted: list[Cell], report: ProgressFn

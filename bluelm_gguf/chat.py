@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from .answer import ReplyStream
 from .errors import InvalidArgumentError
-from .llm import ProgressFn, Sampling
+from .llm import ProgressFn
 from .prompt import Turn
 from .results import Reply
+from .sampling import Sampling
 from .vision import EncodedImage, TilerOverrides
 
 if TYPE_CHECKING:
@@ -78,15 +79,10 @@ class Chat:
         *,
         images: Iterable[Any] = (),
         max_tokens: int | None = 256,
-        temp: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        seed: int | None = None,
         stop: Sequence[str] = (),
         tiler: TilerOverrides = None,
         on_progress: ProgressFn | None = None,
+        **sampling: Any,
     ) -> ReplyStream:
         """Answers the next question piece by piece; arguments as for `Model.stream`.
 
@@ -111,7 +107,7 @@ class Chat:
         return self._model.stream_turns(
             turns,
             images=[*pending, *as_list(images)],
-            sampling=Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed),
+            sampling=Sampling(**sampling),
             max_tokens=max_tokens,
             stop=stop,
             tiler=tiler,

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from .errors import (
 from .gguf_file import GgufHead, read_head
 from .interrupt import DeferredInterrupt
 from .machine import available_memory
+from .sampling import Sampler
 
 ProgressFn = Callable[[str, int, int], "bool | None"]
 
@@ -74,86 +74,6 @@ def kv_bytes(head: GgufHead, n_ctx: int) -> int | None:
     if not (isinstance(key, int) and isinstance(value, int)):
         return None
     return int(n_ctx * n_layer * n_kv * (key + value) * 2)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. Names and order of the steps are llama.cpp's.
-
-    Attributes:
-        temp: 0 always takes the likeliest token.
-        top_k: 0 keeps all.
-        top_p: 1 keeps all.
-        min_p: 0 keeps all.
-        repeat_penalty: 1 is off; looks at the last 64 tokens.
-        seed: None draws one.
-    """
-
-    temp: float = 0.0
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    seed: int | None = None
-
-    def validate(self) -> None:
-        """Raises InvalidArgumentError for values out of range."""
-        checks: list[tuple[str, float, bool, str]] = [
-            ("temp", self.temp, 0 <= self.temp < float("inf"), "at least 0"),
-            ("top_k", self.top_k, 0 <= self.top_k < 2**31, "at least 0"),
-            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1"),
-            ("repeat_penalty", self.repeat_penalty, 0 < self.repeat_penalty < float("inf"), "above 0"),
-            ("seed", self.seed or 0, 0 <= (self.seed or 0) < 2**32, "from 0 to 4294967295"),
-        ]
-        for name, value, good, allowed in checks:
-            if not good:
-                raise InvalidArgumentError(f"{name} is {value}; it must be {allowed}")
-
-
-class Sampler:
-    """A chain of llama.cpp samplers; free it with `close`."""
-
-    def __init__(self, sampling: Sampling, n_vocab: int, history: Iterable[int] = ()) -> None:
-        import llama_cpp as lc
-
-        sampling.validate()
-        self._lc = lc
-        self._chain = lc.llama_sampler_chain_init(lc.llama_sampler_chain_default_params())
-        if sampling.repeat_penalty != 1.0:
-            penalty = sampling.repeat_penalty
-            self._add(lc.llama_sampler_init_penalties(n_vocab, _PENALTY_TOKENS, penalty, 0.0, 0.0))
-        if sampling.temp <= 0:
-            self._add(lc.llama_sampler_init_greedy())
-        else:
-            if sampling.top_k > 0:
-                self._add(lc.llama_sampler_init_top_k(sampling.top_k))
-            if sampling.top_p < 1:
-                self._add(lc.llama_sampler_init_top_p(sampling.top_p, 1))
-            if sampling.min_p > 0:
-                self._add(lc.llama_sampler_init_min_p(sampling.min_p, 1))
-            self._add(lc.llama_sampler_init_temp(sampling.temp))
-            seed = lc.LLAMA_DEFAULT_SEED if sampling.seed is None else sampling.seed
-            self._add(lc.llama_sampler_init_dist(seed))
-        if sampling.repeat_penalty != 1.0:
-            for token in list(history)[-_PENALTY_TOKENS:]:
-                lc.llama_sampler_accept(self._chain, token)
-
-    def _add(self, sampler: Any) -> None:
-        self._lc.llama_sampler_chain_add(self._chain, sampler)
-
-    def sample(self, ctx: Any) -> int:
-        """The token after the last one decoded."""
-        return int(self._lc.llama_sampler_sample(self._chain, ctx, -1))
-
-    def close(self) -> None:
-        """Frees the chain."""
-        if self._chain is not None:
-            self._lc.llama_sampler_free(self._chain)
-            self._chain = None
-
-
-_PENALTY_TOKENS = 64
 
 
 class LanguageModel:
@@ -221,9 +141,9 @@ class LanguageModel:
     ) -> None:
         lc = self._lc
         self._load_model(on_progress, interrupt)
-        self._vocab = lc.llama_model_get_vocab(self._model)
+        self.vocab = lc.llama_model_get_vocab(self._model)
         self.n_embd = int(lc.llama_model_n_embd_inp(self._model))
-        self.n_vocab = int(lc.llama_vocab_n_tokens(self._vocab))
+        self.n_vocab = int(lc.llama_vocab_n_tokens(self.vocab))
         self.n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
         if lc.llama_model_has_encoder(self._model):
             raise UnsupportedModelError(f"{self.path}: an encoder-decoder model; decoder-only ones are run")
@@ -319,18 +239,18 @@ class LanguageModel:
     @property
     def add_bos(self) -> bool:
         """Whether a prompt starts with the BOS token."""
-        return bool(self._lc.llama_vocab_get_add_bos(self._vocab))
+        return bool(self._lc.llama_vocab_get_add_bos(self.vocab))
 
     @property
     def bos(self) -> int:
         """The BOS token, or -1."""
-        return int(self._lc.llama_vocab_bos(self._vocab))
+        return int(self._lc.llama_vocab_bos(self.vocab))
 
     def token_text(self, token: int) -> str:
         """How the vocabulary spells a token; "" for -1."""
         if token < 0:
             return ""
-        text: bytes = self._lc.llama_vocab_get_text(self._vocab, token)
+        text: bytes = self._lc.llama_vocab_get_text(self.vocab, token)
         return text.decode(errors="replace")
 
     @property
@@ -341,7 +261,7 @@ class LanguageModel:
     @property
     def eos_text(self) -> str:
         """The EOS token as chat templates write it."""
-        return self.token_text(int(self._lc.llama_vocab_eos(self._vocab)))
+        return self.token_text(int(self._lc.llama_vocab_eos(self.vocab)))
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Tokens of a text, without BOS or EOS.
@@ -356,7 +276,7 @@ class LanguageModel:
         capacity = len(raw) + 16
         while True:
             buffer = (self._lc.llama_token * capacity)()
-            n = self._lc.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, False, special)
+            n = self._lc.llama_tokenize(self.vocab, raw, len(raw), buffer, capacity, False, special)
             if n >= 0:
                 return list(buffer[:n])
             if n == -(2**31) or -n <= capacity:
@@ -365,15 +285,15 @@ class LanguageModel:
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for: b"" for control tokens; may be part of a character."""
-        n = self._lc.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
+        n = self._lc.llama_token_to_piece(self.vocab, token, self._piece, len(self._piece), 0, False)
         if n < 0:
             self._piece = _native.char_buffer(-n)
-            n = self._lc.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
+            n = self._lc.llama_token_to_piece(self.vocab, token, self._piece, len(self._piece), 0, False)
         return bytes(self._piece[:n])
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends the answer."""
-        return bool(self._lc.llama_vocab_is_eog(self._vocab, token))
+        return bool(self._lc.llama_vocab_is_eog(self.vocab, token))
 
     # ----------------------------------------------------------------------------------------------- compute
 

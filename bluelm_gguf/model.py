@@ -19,11 +19,12 @@ from .answer import Cell, OwnedLock, ReplyStream, Request
 from .cache import EmbeddingCache, open_cache
 from .errors import InvalidArgumentError, ModelFileError
 from .gguf_file import GgufHead
-from .llm import LanguageModel, ProgressFn, Sampling, check_llm_file
+from .llm import LanguageModel, ProgressFn, check_llm_file
 from .machine import default_threads
 from .pair import read_pair
 from .prompt import PromptBuilder, Turn
 from .results import Reply
+from .sampling import Sampling
 from .vision import EncodedImage, TilerOverrides, VisionEncoder
 
 if TYPE_CHECKING:
@@ -239,15 +240,10 @@ class Model:
         images: Iterable[Any] = (),
         system: str | None = None,
         max_tokens: int | None = 256,
-        temp: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        seed: int | None = None,
         stop: Sequence[str] = (),
         tiler: TilerOverrides = None,
         on_progress: OnProgress | None = None,
+        **sampling: Any,
     ) -> ReplyStream:
         """Answers a question piece by piece.
 
@@ -260,11 +256,11 @@ class Model:
                 returned.
             system: System prompt.
             max_tokens: Most tokens of the answer; None: until the context is full.
-            temp, top_k, top_p, min_p, repeat_penalty, seed: See `Sampling`. The default takes the likeliest
-                token.
             stop: Texts that end the answer and are not part of it.
             tiler: Departures from the mmproj's tiler for these pictures.
             on_progress: See `OnProgress`.
+            **sampling: Fields of `Sampling`: temp, top_k, seed, json_schema, ... The default takes the
+                likeliest token.
 
         Returns:
             An iterator over pieces of text. When it is exhausted, its `reply` holds the Reply.
@@ -278,7 +274,7 @@ class Model:
         return self.stream_turns(
             turns,
             images=pictures,
-            sampling=Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed),
+            sampling=Sampling(**sampling),
             max_tokens=max_tokens,
             stop=stop,
             tiler=tiler,
