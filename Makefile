@@ -1,7 +1,7 @@
 # make demo    installs into .venv and answers questions about the pictures in examples/images
 # make test    installs what the tests need, then runs them all
 # make lint    ruff, mypy, clang-format
-# make bench-peers  times the encoder against llama.cpp, PyTorch and OpenVINO: half an hour, a quiet machine
+# make bench-peers  times encoder and LLM against llama.cpp, PyTorch and OpenVINO; needs a quiet machine
 # make format  what ruff and clang-format can put right by themselves
 PYTHON ?= python3
 VENV ?= .venv
@@ -66,6 +66,7 @@ lint: $(VENV)/.lint
 bench-peers: $(VENV)/.peers
 	$(BIN)/python benchmarks/peers/encode.py
 	$(BIN)/python benchmarks/peers/encode.py --fidelity
+	$(BIN)/python benchmarks/peers/llm.py
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

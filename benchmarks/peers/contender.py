@@ -1,10 +1,11 @@
-"""One contender: a process of its own that encodes when told to, and says how long it took.
+"""One contender: a process of its own that works when told to, and says how long it took.
 
-The runner (peers.py) starts all of them, each in the Python that has its packages, and gives them work in
-turn: so that whatever else the machine does falls on all alike, and no library's threads meet another's.
+The runner (encode.py, llm.py) starts all of them and gives them work in turn: so that whatever else the
+machine does falls on all alike, and no library's threads meet another's.
 
 Protocol: `ready` on stdout once loaded; then for every line `N` on stdin, N tiles are encoded and the
-milliseconds printed; `save PATH` writes the projected features of the one tile given by the seed.
+milliseconds printed; `save PATH` writes the projected features of the one tile given by the seed. A
+language model takes `prefill N` and `decode N` instead.
 """
 
 from __future__ import annotations
@@ -39,4 +40,19 @@ def serve(encode: Callable[[np.ndarray], Any]) -> None:
         pixels = work.setdefault(n, tiles(n))
         start = time.perf_counter()
         encode(pixels)
+        print(1e3 * (time.perf_counter() - start), flush=True)
+
+
+def serve_llm(prefill: Callable[[int], None], decode: Callable[[int], None] | None) -> None:
+    """Answers the runner until it closes stdin; both take a number of tokens."""
+    works = {"prefill": prefill, "decode": decode}
+    print("ready", flush=True)
+    for line in sys.stdin:
+        name, _, n = line.strip().partition(" ")
+        work = works[name]
+        if work is None:
+            print("nan", flush=True)
+            continue
+        start = time.perf_counter()
+        work(int(n))
         print(1e3 * (time.perf_counter() - start), flush=True)

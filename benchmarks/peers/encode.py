@@ -24,55 +24,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from runner import HERE, Contender, take_turns
 
-HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 OURS = ("q8_0", "bf16")
 STOCK = ("f16", "bf16", "q8_0")
 OPENVINO = ("bf16", "int8")
-
-
-class Contender:
-    """A running process and its times in ms per tile, by number of tiles."""
-
-    def __init__(self, name: str, script: str, *arguments: object) -> None:
-        self.name = name
-        self.times: dict[int, list[float]] = {}
-        command = [sys.executable, str(HERE / script), *map(str, arguments)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._await("ready")
-
-    def _await(self, word: str = "") -> str:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            # What libraries print while they load is passed over.
-            if not word or line.strip() == word:
-                return line.strip()
-        raise SystemExit(f"{self.name} ended with {self._process.wait()}: run {self._process.args} by hand")
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def encode(self, n_tiles: int) -> float:
-        """Milliseconds per tile."""
-        self._tell(str(n_tiles))
-        return float(self._await()) / n_tiles
-
-    def features(self, path: Path) -> np.ndarray:
-        """[729, 2560] of the common test tile."""
-        self._tell(f"save {path}")
-        self._await("saved")
-        return np.load(path)[0]
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def convert(directory: Path, layers: int, outliers: float, types: list[str]) -> dict[str, Path]:
@@ -110,17 +67,13 @@ def speed(args: argparse.Namespace, directory: Path) -> None:
     contenders += [
         Contender(f"OpenVINO {kind}", "contender_openvino.py", kind, *common) for kind in args.openvino
     ]
-    for n in args.tiles:
-        for round_index in range(args.rounds + 1):
-            for contender in contenders:
-                time = contender.encode(n)
-                if round_index:  # the first round warms up
-                    contender.times.setdefault(n, []).append(time)
-    for contender in contenders:
-        contender.close()
+    take_turns(contenders, [str(n) for n in args.tiles], args.rounds)
+
+    def per_tile(contender: Contender, n: int) -> list[float]:
+        return [time / n for time in contender.times[str(n)]]
 
     def median(contender: Contender, n: int) -> float:
-        return statistics.median(contender.times[n])
+        return statistics.median(per_tile(contender, n))
 
     best = {
         n: min((median(c, n) for c in contenders if c.name.startswith("llama.cpp")), default=float("nan"))
@@ -132,7 +85,7 @@ def speed(args: argparse.Namespace, directory: Path) -> None:
     for c in contenders:
         cells = []
         for n in args.tiles:
-            low, high = min(c.times[n]), max(c.times[n])
+            low, high = min(per_tile(c, n)), max(per_tile(c, n))
             cells.append(f"{median(c, n):.0f} | {low:.0f} - {high:.0f} | {median(c, n) / best[n]:.2f}")
         print(f"| {c.name} | " + " | ".join(cells) + " |")
     if args.json:
@@ -149,9 +102,10 @@ def fidelity(args: argparse.Namespace, directory: Path) -> None:
 
         def features(name: str, script: str, *arguments: object) -> np.ndarray:
             contender = Contender(name, script, *arguments)
-            found = contender.features(directory / "features.npy").astype(np.float64)
+            path = directory / "features.npy"
+            contender.tell(f"save {path}", "saved")
             contender.close()
-            return found
+            return np.load(path)[0].astype(np.float64)  # [729, 2560]
 
         reference = features("PyTorch f32", "contender_torch.py", "f32", *common)
         rows = [(f"ours {kind}", "contender_ours.py", (path, args.threads)) for kind, path in files.items()]

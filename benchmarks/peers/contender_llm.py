@@ -1,0 +1,29 @@
+"""llama.cpp on a GGUF, with our kernels or without: python contender_llm.py LLM.gguf THREADS {0,1}."""
+
+import os
+import sys
+
+path, threads = sys.argv[1], int(sys.argv[2])
+os.environ["BLUELM_LLM_KERNELS"] = sys.argv[3]
+
+from contender import serve_llm  # noqa: E402
+
+from bluelm_gguf.llm import LanguageModel  # noqa: E402
+
+model = LanguageModel(path, n_ctx=2560, n_batch=512, n_threads=threads)
+
+
+def prefill(n: int) -> None:
+    """n tokens from an empty cache, 512 at a time."""
+    model.keep(0)
+    model.prefill_tokens([i % 1000 for i in range(n)], 0, chunk=512, logits=True)
+
+
+def decode(n: int) -> None:
+    """n tokens, one after the other, behind the prefilled ones."""
+    for i in range(n):
+        model.prefill_tokens([i], 512 + i, chunk=1, logits=True)
+    model.keep(512)
+
+
+serve_llm(prefill, decode)
