@@ -1,0 +1,147 @@
+#include "models.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "common.h"
+#include "gguf.h"
+#include "jobs.h"
+
+namespace bench {
+namespace {
+
+std::string last_complaint;
+bool show_log = false;
+
+void on_log(ggml_log_level level, const char* text, void*) {
+    if (show_log) std::fputs(text, stderr);
+    if (level != GGML_LOG_LEVEL_ERROR) return;
+    std::string line = text;
+    while (!line.empty() && line.back() == '\n') line.pop_back();
+    // "llama_model_load: error loading model: ..." : the reason is what follows the function's name.
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos && line.find(' ') > colon) line = line.substr(colon + 2);
+    if (last_complaint.empty() && !line.empty()) last_complaint = line;
+}
+
+std::string complaint() { return last_complaint.empty() ? "no reason given; -v shows its log" : last_complaint; }
+
+LlmCost read_cost(const std::string& path, const llama_model* model) {
+    LlmCost cost;
+    const std::unique_ptr<gguf_context, void (*)(gguf_context*)> gguf(
+        gguf_init_from_file(path.c_str(), {true, nullptr}), gguf_free);
+    if (!gguf) return cost;
+    const bool tied = gguf_find_tensor(gguf.get(), "output.weight") < 0;
+    for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
+        const std::string name = gguf_get_tensor_name(gguf.get(), i);
+        const int64_t* ne = gguf_get_tensor_ne(gguf.get(), i);
+        const bool is_embedding = name == "token_embd.weight";
+        if (is_embedding && !tied) continue;  // one row of it is read
+        cost.bytes_per_token += gguf_get_tensor_size(gguf.get(), i);
+        if (ne[1] == 1) continue;
+        const double ops = 2.0 * static_cast<double>(ne[0]) * static_cast<double>(ne[1] * ne[2]);
+        (is_embedding || name == "output.weight" ? cost.ops_output : cost.ops_per_token) += ops;
+    }
+    const double n_embd = llama_model_n_embd(model), n_head = llama_model_n_head(model);
+    const double layers = llama_model_n_layer(model);
+    cost.kv_values = 2.0 * layers * n_embd / n_head * llama_model_n_head_kv(model);
+    cost.attention_ops = 4.0 * layers * n_embd;
+    return cost;
+}
+
+}  // namespace
+
+double LlmCost::kv_bytes(int64_t positions, ggml_type k, ggml_type v) const {
+    const auto per_value = [](ggml_type type) {
+        return static_cast<double>(ggml_type_size(type)) / static_cast<double>(ggml_blck_size(type));
+    };
+    return static_cast<double>(positions) * kv_values / 2 * (per_value(k) + per_value(v));
+}
+
+void check(bluelm_status status) {
+    if (status == BLUELM_OK) return;
+    if (status == BLUELM_ERR_CANCELLED) check_stopped();
+    throw Failure(bluelm_last_error());
+}
+
+void catch_llama_log(bool verbose) {
+    show_log = verbose;
+    llama_log_set(on_log, nullptr);
+}
+
+// ------------------------------------------------------------------------------------------------- LLM
+
+Llm::Llm(const std::string& path, bool repack) : path_(path) {
+    std::FILE* file = std::fopen(path.c_str(), "rb");
+    if (!file) throw Failure(strf("%s: %s", path.c_str(), std::strerror(errno)));
+    std::fclose(file);
+    llama_model_params params = llama_model_default_params();
+    params.n_gpu_layers = 0;
+    params.use_extra_bufts = repack;
+    params.progress_callback = [](float, void*) { return stop_signal() == 0; };
+    last_complaint.clear();
+    Stopwatch loading;
+    model_.reset(llama_model_load_from_file(path.c_str(), params));
+    load_ms_ = loading.ms();
+    check_stopped();
+    if (!model_) throw Failure(strf("%s: llama.cpp cannot load it (%s)", path.c_str(), complaint().c_str()));
+    if (!llama_model_has_decoder(model_.get())) throw Failure(strf("%s: this model generates no text", path.c_str()));
+    cost_ = read_cost(path, model_.get());
+}
+
+int32_t Llm::n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(get())); }
+
+int32_t Llm::n_embd() const { return llama_model_n_embd_inp(get()); }
+
+std::string Llm::type() const {
+    char text[128] = {};
+    llama_model_desc(get(), text, sizeof text);
+    return text;
+}
+
+Llm::Context Llm::make_context(const Config& c, int64_t n_ctx) const {
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = static_cast<uint32_t>(n_ctx);
+    params.n_batch = static_cast<uint32_t>(c.n_batch);
+    params.n_ubatch = static_cast<uint32_t>(c.n_ubatch);
+    params.n_seq_max = 1;
+    params.n_threads = c.threads;
+    params.n_threads_batch = c.threads;
+    params.type_k = c.type_k;
+    params.type_v = c.type_v;
+    params.flash_attn_type = static_cast<llama_flash_attn_type>(c.flash_attn);
+    params.no_perf = true;
+    params.abort_callback = [](void*) { return stop_signal() != 0; };
+    last_complaint.clear();
+    Context ctx(llama_init_from_model(get(), params));
+    if (!ctx) {
+        throw Failure(strf("%s: llama.cpp cannot make a context of %lld tokens (%s)", path_.c_str(),
+                           static_cast<long long>(n_ctx), complaint().c_str()));
+    }
+    return ctx;
+}
+
+// ---------------------------------------------------------------------------------------------- vision
+
+Vision::Vision(const std::string& path, const Config& c) {
+    bluelm_vision_params params;
+    check(bluelm_vision_params_default(&params));
+    params.n_threads = c.threads;
+    params.batch = c.tile_batch;
+    params.pipeline = c.pipeline;
+    params.use_repack = c.repack;
+    bluelm_vision* vision = nullptr;
+    Stopwatch loading;
+    check(bluelm_vision_init(path.c_str(), &params, &vision));
+    load_ms_ = loading.ms();
+    vision_.reset(vision);
+    info_.struct_size = sizeof info_;
+    check(bluelm_vision_get_info(vision, &info_));
+}
+
+std::string Vision::type() const {
+    return strf("%s vit %dx%d %s", info_.name[0] ? info_.name : "unnamed", info_.n_layer, info_.n_embd, info_.ftype);
+}
+
+}  // namespace bench

@@ -1,0 +1,82 @@
+// The two models while they are measured, what loading took, and what a token or a tile costs in theory.
+#ifndef BLUELM_BENCH_MODELS_H
+#define BLUELM_BENCH_MODELS_H
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bluelm.h"
+#include "llama.h"
+
+namespace bench {
+
+struct Config;
+
+// Arithmetic and memory traffic by the shapes alone.
+struct LlmCost {
+    uint64_t bytes_per_token = 0;   // weights that generating a token reads: all but the embedding's other rows
+    double ops_per_token = 0;       // multiplications and additions in the layers' matmuls
+    double ops_output = 0;          // the output matmul, once per llama_decode that wants logits
+    double attention_ops = 0;       // per token and per position it looks at
+    double kv_values = 0;           // per position: keys plus values
+    double kv_bytes(int64_t positions, ggml_type k, ggml_type v) const;
+};
+
+class Llm {
+public:
+    // Throws Failure (with llama.cpp's own reason), Interrupted.
+    Llm(const std::string& path, bool repack);
+
+    llama_model* get() const { return model_.get(); }
+    double load_ms() const { return load_ms_; }
+    const LlmCost& cost() const { return cost_; }
+    int32_t n_vocab() const;
+    int32_t n_embd() const;
+    std::string type() const;  // "llama 3B Q4_0"
+
+    struct ContextDeleter {
+        void operator()(llama_context* ctx) const { llama_free(ctx); }
+    };
+    using Context = std::unique_ptr<llama_context, ContextDeleter>;
+    // Throws Failure.
+    Context make_context(const Config& config, int64_t n_ctx) const;
+
+private:
+    struct ModelDeleter {
+        void operator()(llama_model* model) const { llama_model_free(model); }
+    };
+    std::string path_;
+    std::unique_ptr<llama_model, ModelDeleter> model_;
+    double load_ms_ = 0;
+    LlmCost cost_;
+};
+
+class Vision {
+public:
+    Vision(const std::string& path, const Config& config);
+
+    bluelm_vision* get() const { return vision_.get(); }
+    const bluelm_vision_info& info() const { return info_; }
+    double load_ms() const { return load_ms_; }
+    std::string type() const;  // "siglip 27x1152 q8_0"
+
+private:
+    struct VisionDeleter {
+        void operator()(bluelm_vision* vision) const { bluelm_vision_free(vision); }
+    };
+    std::unique_ptr<bluelm_vision, VisionDeleter> vision_;
+    bluelm_vision_info info_ = {};
+    double load_ms_ = 0;
+};
+
+// Throws Failure with libbluelm's message, or Interrupted.
+void check(bluelm_status status);
+
+// Sends llama.cpp's log to stderr (verbose) or nowhere, and keeps its last complaint for messages.
+void catch_llama_log(bool verbose);
+
+}  // namespace bench
+
+#endif  // BLUELM_BENCH_MODELS_H

@@ -1,0 +1,104 @@
+// bluelm-bench: measures bluelm on this machine, a phone for one. Uses bluelm.h and llama.h (with ggml.h and
+// gguf.h) only; --help describes the options, docs/benchmarks.md the output.
+#include <cstdio>
+#include <new>
+
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "bench/common.h"
+#include "bench/jobs.h"
+#include "bench/models.h"
+#include "bench/options.h"
+#include "bench/printer.h"
+#include "bench/runner.h"
+#include "bench/synthetic.h"
+#include "bluelm.h"
+#include "llama.h"
+
+namespace {
+
+using bench::strf;
+
+uint64_t file_bytes(const std::string& path) {
+    struct stat info = {};
+    return !path.empty() && stat(path.c_str(), &info) == 0 ? static_cast<uint64_t>(info.st_size) : 0;
+}
+
+// Said before anything is allocated or written. Weights count in full; a context's KV cache and activations
+// come to it when the model is known.
+void check_memory(const bench::Options& o, const bench::SyntheticShape* shape) {
+    const std::optional<uint64_t> available = bench::available_memory();
+    if (!o.memory_check || !available) return;
+    uint64_t need = file_bytes(o.model) + file_bytes(o.mmproj);
+    std::string what = "the files";
+    if (shape) {
+        need = bench::llm_file_bytes(*shape) + bench::mmproj_file_bytes(*shape);
+        what = strf("--synthetic %s", shape->name);
+    }
+    if (need <= *available) return;
+    throw bench::Failure(strf("%s: %s of memory for the weights alone, %s are available: take a smaller model or "
+                              "close other programs (--no-memory-check tries all the same)",
+                              what.c_str(), bench::bytes_text(static_cast<double>(need)).c_str(),
+                              bench::bytes_text(static_cast<double>(*available)).c_str()));
+}
+
+int run(int argc, char** argv) {
+    const bench::Options options = bench::parse_options(argc, argv);
+    bench::install_signal_handlers();
+    const bench::SyntheticShape* shape = nullptr;
+    if (!options.synthetic.empty()) {
+        shape = bench::find_shape(options.synthetic);
+        if (!shape)
+            throw bench::UsageError(strf("--synthetic %s: not one of demo, 0.5b, 3b", options.synthetic.c_str()));
+    }
+    const std::vector<bench::Job> jobs = bench::plan_jobs(options);
+    check_memory(options, shape);
+
+    bench::catch_llama_log(options.verbose);
+    llama_backend_init();
+    std::string llm = options.model, vision = options.mmproj;
+    std::optional<bench::Limits> limits;
+    const std::unique_ptr<bench::Printer> printer = bench::make_printer(options.format, jobs, limits);
+    try {
+        if (shape) {
+            if (options.progress) std::fprintf(stderr, "bluelm-bench: writing random weights (%s)\n", shape->name);
+            const bench::SyntheticFiles files = bench::write_synthetic(*shape, options.synthetic_dir);
+            llm = files.llm;
+            vision = files.mmproj;
+        }
+        bench::Runner runner(options, llm, vision);
+        for (size_t i = 0; i < jobs.size(); ++i) {
+            if (options.progress)
+                std::fprintf(stderr, "bluelm-bench: %zu/%zu: %s\n", i + 1, jobs.size(), jobs[i].name().c_str());
+            const bench::Result result = runner.run(jobs[i]);
+            if (!result.ms.empty()) printer->add(result);
+            bench::check_stopped();
+        }
+    } catch (const bench::Interrupted&) {
+    } catch (...) {
+        printer->end();  // what was measured before it stays readable
+        throw;
+    }
+    printer->end();
+    return bench::stop_signal() ? 128 + bench::stop_signal() : 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const auto fail = [](int code, const char* message) {
+        std::fprintf(stderr, "bluelm-bench: error: %s\n", message);
+        return code;
+    };
+    try {
+        return run(argc, argv);
+    } catch (const bench::UsageError& e) {
+        return fail(2, e.what());
+    } catch (const std::bad_alloc&) {
+        return fail(1, "out of memory");
+    } catch (const std::exception& e) {
+        return fail(1, e.what());
+    }
+}
