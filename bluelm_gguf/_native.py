@@ -197,6 +197,7 @@ _I64 = POINTER(c_int64)
 
 # name -> argument types; everything here returns a bluelm_status
 _FUNCTIONS: dict[str, list[Any]] = {
+    "bluelm_llama_prepare": [],
     "bluelm_tiler_params_default": [POINTER(TilerParams)],
     "bluelm_tiler_params_set_grids": [POINTER(TilerParams), c_int32, c_int32, c_int32],
     "bluelm_tiler_plan": [POINTER(TilerParams), c_int32, c_int32, POINTER(TilePlan)],
@@ -284,47 +285,10 @@ def load() -> ctypes.CDLL:
             f"{path} was built as {build_info}, but llama-cpp-python {llama_cpp.__version__} is installed: "
             "reinstall bluelm-gguf with pip"
         )
-    _leave_out_amx(lib)
+    status = lib.bluelm_llama_prepare()
+    if status != 0:
+        raise errors.NativeError(lib.bluelm_last_error().decode(errors="replace"))
     return lib
-
-
-def _leave_out_amx(lib: ctypes.CDLL) -> None:
-    """Takes AMX off the list of buffer types that llama.cpp puts weights into.
-
-    ggml's AMX kernels kill the process when a GCC before 12.4 compiled them (GCC bug 114098: the stores that
-    fill the operand of _tile_loadconfig are dropped), Debian 12's for one, and nothing tells which compiler
-    it was. llama.cpp can only be told to use all of these buffers or none, but the list that ggml returns is
-    its own and not constant, so the entry is closed up here; the next in the list (repacked weights) takes
-    its place. cpp/src/vision_weights.cpp does the same for the vision encoder.
-    """
-    try:
-        device = _function(lib.ggml_backend_dev_by_type, c_void_p, [c_int32])(
-            0
-        )  # GGML_BACKEND_DEVICE_TYPE_CPU
-        registry = _function(lib.ggml_backend_dev_backend_reg, c_void_p, [c_void_p])(device)
-        find = _function(lib.ggml_backend_reg_get_proc_address, c_void_p, [c_void_p, c_char_p])
-        name_of = _function(lib.ggml_backend_buft_name, c_char_p, [c_void_p])
-    except AttributeError:
-        return
-    address = find(registry, b"ggml_backend_dev_get_extra_bufts")
-    if not address:
-        return
-    types = ctypes.CFUNCTYPE(POINTER(c_void_p), c_void_p)(address)(device)
-    kept = 0
-    for i in range(64):  # NULL-terminated
-        if not types or not types[i]:
-            break
-        if name_of(types[i]) != b"AMX":
-            types[kept] = types[i]
-            kept += 1
-    if types:
-        types[kept] = None
-
-
-def _function(function: Any, restype: Any, argtypes: list[Any]) -> Any:
-    function.restype = restype
-    function.argtypes = argtypes
-    return function
 
 
 def build_info() -> str:

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bluelm.h"
+#include "cpu_buffers.h"
 #include "error.h"
 #include "ggml-cpu.h"
 #include "kernels/cpu_level.h"
@@ -77,6 +78,10 @@ const char* bluelm_cpu_level(void) {
     const char* name = nullptr;
     bluelm::guard([&] { name = bluelm::cpu_level_name(bluelm::cpu_level()); });
     return name;
+}
+
+bluelm_status bluelm_llama_prepare(void) {
+    return bluelm::guard([] { bluelm::cpu_buffer_types(); });
 }
 
 const char* bluelm_last_error(void) { return bluelm::last_error.c_str(); }

@@ -10,6 +10,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "cpu_buffers.h"
 #include "error.h"
 #include "ggml-cpu.h"
 #include "gguf.h"
@@ -457,23 +458,6 @@ void check_table(MmprojFile& file, std::vector<TensorInfo>& table) {
 
 // -------------------------------------------------------------------------------------------- loading
 
-// The CPU backend's buffer types that hold weights in another order for faster kernels (repacked, KleidiAI),
-// in ggml's own order of preference.
-std::vector<ggml_backend_buffer_type_t> repack_buffer_types(ggml_backend_dev_t cpu) {
-    std::vector<ggml_backend_buffer_type_t> types;
-    const auto get = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(
-        ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts"));
-    if (!get) return types;
-    for (ggml_backend_buffer_type_t* type = get(cpu); type && *type; ++type) {
-        // ggml's AMX kernels kill the process when they were compiled by a GCC before 12.4 (GCC bug 114098:
-        // the stores that fill the operand of _tile_loadconfig are dropped), and nothing tells which compiler
-        // it was.
-        if (std::strcmp(ggml_backend_buft_name(*type), "AMX") == 0) continue;
-        types.push_back(*type);
-    }
-    return types;
-}
-
 // Whether matmuls of `weight` with F32 activations run from this buffer type. A kernel that is not there
 // would assert when the graph runs; this asks first, about a matmul of the real shape.
 bool buffer_type_runs(ggml_backend_dev_t cpu, ggml_backend_buffer_type_t type, ggml_type weight_type,
@@ -539,7 +523,7 @@ VisionWeights::VisionWeights(const std::string& path, bool fast) : fast_kernels(
     if (!cpu) throw Error(BLUELM_ERR_INTERNAL, "ggml has no CPU backend");
     ggml_backend_buffer_type_t plain = ggml_backend_cpu_buffer_type();
     const std::vector<ggml_backend_buffer_type_t> repacked =
-        fast ? repack_buffer_types(cpu) : std::vector<ggml_backend_buffer_type_t>();
+        fast ? cpu_buffer_types() : std::vector<ggml_backend_buffer_type_t>();
 
     // One context and one buffer for each place in use.
     std::map<Place, std::vector<const TensorInfo*>> by_place;

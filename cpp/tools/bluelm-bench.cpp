@@ -1,11 +1,10 @@
 // bluelm-bench: measures bluelm on this machine, a phone for one. Uses bluelm.h and llama.h (with ggml.h and
 // gguf.h) only; --help describes the options, docs/benchmarks.md the output.
-#include <cstdio>
-#include <new>
-
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <new>
 
 #include "bench/common.h"
 #include "bench/jobs.h"
@@ -38,10 +37,11 @@ void check_memory(const bench::Options& o, const bench::SyntheticShape* shape) {
         what = strf("--synthetic %s", shape->name);
     }
     if (need <= *available) return;
-    throw bench::Failure(strf("%s: %s of memory for the weights alone, %s are available: take a smaller model or "
-                              "close other programs (--no-memory-check tries all the same)",
-                              what.c_str(), bench::bytes_text(static_cast<double>(need)).c_str(),
-                              bench::bytes_text(static_cast<double>(*available)).c_str()));
+    throw bench::Failure(
+        strf("%s: %s of memory for the weights alone, %s are available: take a smaller model or "
+             "close other programs (--no-memory-check tries all the same)",
+             what.c_str(), bench::bytes_text(static_cast<double>(need)).c_str(),
+             bench::bytes_text(static_cast<double>(*available)).c_str()));
 }
 
 int run(int argc, char** argv) {
@@ -51,19 +51,22 @@ int run(int argc, char** argv) {
     if (!options.synthetic.empty()) {
         shape = bench::find_shape(options.synthetic);
         if (!shape)
-            throw bench::UsageError(strf("--synthetic %s: not one of demo, 0.5b, 3b", options.synthetic.c_str()));
+            throw bench::UsageError(
+                strf("--synthetic %s: not one of demo, 0.5b, 3b", options.synthetic.c_str()));
     }
     const std::vector<bench::Job> jobs = bench::plan_jobs(options);
     check_memory(options, shape);
 
     bench::catch_llama_log(options.verbose);
     llama_backend_init();
+    bench::check(bluelm_llama_prepare());
     std::string llm = options.model, vision = options.mmproj;
     std::optional<bench::Limits> limits;
     const std::unique_ptr<bench::Printer> printer = bench::make_printer(options.format, jobs, limits);
     try {
         if (shape) {
-            if (options.progress) std::fprintf(stderr, "bluelm-bench: writing random weights (%s)\n", shape->name);
+            if (options.progress)
+                std::fprintf(stderr, "bluelm-bench: writing random weights (%s)\n", shape->name);
             const bench::SyntheticFiles files = bench::write_synthetic(*shape, options.synthetic_dir);
             llm = files.llm;
             vision = files.mmproj;
@@ -71,7 +74,8 @@ int run(int argc, char** argv) {
         bench::Runner runner(options, llm, vision);
         for (size_t i = 0; i < jobs.size(); ++i) {
             if (options.progress)
-                std::fprintf(stderr, "bluelm-bench: %zu/%zu: %s\n", i + 1, jobs.size(), jobs[i].name().c_str());
+                std::fprintf(stderr, "bluelm-bench: %zu/%zu: %s\n", i + 1, jobs.size(),
+                             jobs[i].name().c_str());
             const bench::Result result = runner.run(jobs[i]);
             if (!result.ms.empty()) printer->add(result);
             bench::check_stopped();

@@ -36,8 +36,8 @@ void install_signal_handlers();
 int stop_signal();     // 0, or the signal that came
 void check_stopped();  // throws Interrupted
 
-// Removed at the end of the process, also by a second signal: files, and before them the directory that is made
-// for them.
+// Removed at the end of the process, also by a second signal: files, and before them the directory that is
+// made for them.
 void remove_at_end(const std::string& path);
 void remove_now();
 

@@ -26,13 +26,15 @@ std::vector<Config> placements(const Options& o) {
         c.cpus = parse_cpu_mask(mask);
         const int cores = physical_cores(c.cpus), cpus = static_cast<int>(c.cpus.size());
         std::vector<int> threads = o.threads;
-        if (threads.empty()) threads = o.sweep == Sweep::kThreads ? thread_sweep(cores) : std::vector<int>{cores};
+        if (threads.empty())
+            threads = o.sweep == Sweep::kThreads ? thread_sweep(cores) : std::vector<int>{cores};
         for (const int n : threads) {
             if (n > cpus) {
-                std::fprintf(stderr,
-                             "bluelm-bench: warning: %d threads on %d CPU%s share them: expect less speed and "
-                             "more deviation\n",
-                             n, cpus, cpus == 1 ? "" : "s");
+                std::fprintf(
+                    stderr,
+                    "bluelm-bench: warning: %d threads on %d CPU%s share them: expect less speed and "
+                    "more deviation\n",
+                    n, cpus, cpus == 1 ? "" : "s");
             }
             c.threads = n;
             out.push_back(c);
@@ -109,7 +111,8 @@ std::string Job::name() const {
 std::vector<Job> plan_jobs(const Options& o) {
     const Settings settings = all_settings(o);
     std::vector<Job> jobs;
-    const auto add = [&jobs](Kind kind, const Config& config, Size image, int n_prompt, int n_gen, int n_depth) {
+    const auto add = [&jobs](Kind kind, const Config& config, Size image, int n_prompt, int n_gen,
+                             int n_depth) {
         jobs.push_back({kind, config, image, n_prompt, n_gen, n_depth});
     };
     add(Kind::kLoad, settings.both[0], {}, 0, 0, 0);

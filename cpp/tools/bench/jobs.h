@@ -34,8 +34,8 @@ struct Job {
 };
 
 // Every combination that the options ask for, in the order in which they run: loading, pictures, prefill,
-// generation, end to end, Table 5. Settings that do not touch a test do not multiply it. Warnings go to stderr.
-// Throws UsageError.
+// generation, end to end, Table 5. Settings that do not touch a test do not multiply it. Warnings go to
+// stderr. Throws UsageError.
 std::vector<Job> plan_jobs(const Options& options);
 
 }  // namespace bench

@@ -25,7 +25,9 @@ void on_log(ggml_log_level level, const char* text, void*) {
     if (last_complaint.empty() && !line.empty()) last_complaint = line;
 }
 
-std::string complaint() { return last_complaint.empty() ? "no reason given; -v shows its log" : last_complaint; }
+std::string complaint() {
+    return last_complaint.empty() ? "no reason given; -v shows its log" : last_complaint;
+}
 
 LlmCost read_cost(const std::string& path, const llama_model* model) {
     LlmCost cost;
@@ -86,7 +88,8 @@ Llm::Llm(const std::string& path, bool repack) : path_(path) {
     load_ms_ = loading.ms();
     check_stopped();
     if (!model_) throw Failure(strf("%s: llama.cpp cannot load it (%s)", path.c_str(), complaint().c_str()));
-    if (!llama_model_has_decoder(model_.get())) throw Failure(strf("%s: this model generates no text", path.c_str()));
+    if (!llama_model_has_decoder(model_.get()))
+        throw Failure(strf("%s: this model generates no text", path.c_str()));
     cost_ = read_cost(path, model_.get());
 }
 
@@ -141,7 +144,7 @@ Vision::Vision(const std::string& path, const Config& c) {
 }
 
 std::string Vision::type() const {
-    return strf("%s vit %dx%d %s", info_.name[0] ? info_.name : "unnamed", info_.n_layer, info_.n_embd, info_.ftype);
+    return strf("%s mmproj %s", info_.name[0] ? info_.name : "unnamed", info_.ftype);
 }
 
 }  // namespace bench

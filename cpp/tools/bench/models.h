@@ -16,11 +16,12 @@ struct Config;
 
 // Arithmetic and memory traffic by the shapes alone.
 struct LlmCost {
-    uint64_t bytes_per_token = 0;   // weights that generating a token reads: all but the embedding's other rows
-    double ops_per_token = 0;       // multiplications and additions in the layers' matmuls
-    double ops_output = 0;          // the output matmul, once per llama_decode that wants logits
-    double attention_ops = 0;       // per token and per position it looks at
-    double kv_values = 0;           // per position: keys plus values
+    uint64_t bytes_per_token =
+        0;                     // weights that generating a token reads: all but the embedding's other rows
+    double ops_per_token = 0;  // multiplications and additions in the layers' matmuls
+    double ops_output = 0;     // the output matmul, once per llama_decode that wants logits
+    double attention_ops = 0;  // per token and per position it looks at
+    double kv_values = 0;      // per position: keys plus values
     double kv_bytes(int64_t positions, ggml_type k, ggml_type v) const;
 };
 
@@ -60,7 +61,7 @@ public:
     bluelm_vision* get() const { return vision_.get(); }
     const bluelm_vision_info& info() const { return info_; }
     double load_ms() const { return load_ms_; }
-    std::string type() const;  // "siglip 27x1152 q8_0"
+    std::string type() const;  // "bluelm-demo mmproj q8_0"
 
 private:
     struct VisionDeleter {

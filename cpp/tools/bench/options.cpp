@@ -128,7 +128,8 @@ ggml_type parse_cache_type(const std::string& text, const char* option) {
 }
 
 template <class T>
-T choose(const std::string& text, const char* option, std::initializer_list<std::pair<const char*, T>> choices) {
+T choose(const std::string& text, const char* option,
+         std::initializer_list<std::pair<const char*, T>> choices) {
     std::string known;
     for (const auto& [name, value] : choices) {
         if (text == name) return value;
@@ -182,7 +183,8 @@ public:
                     choose<int>(part, name, {{"auto", -1}, {"off", 0}, {"on", 1}, {"0", 0}, {"1", 1}}));
             }
         });
-        add({"-r", "--repetitions"}, [this](auto& v, auto name) { o_.repetitions = parse_int(v, name, 1, 1000); });
+        add({"-r", "--repetitions"},
+            [this](auto& v, auto name) { o_.repetitions = parse_int(v, name, 1, 1000); });
         add({"--delay"}, [this](auto& v, auto name) { o_.delay = parse_int(v, name, 0, 3600); });
         add({"-o", "--output"}, [this](auto& v, auto name) {
             o_.format = choose<Format>(v, name,

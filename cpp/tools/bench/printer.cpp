@@ -100,20 +100,25 @@ public:
         const std::optional<double> drift = drift_percent(r.ms);
         row(r, r.job.name(), r.ms, r.units, r.unit, drift ? strf("%+.1f%%", *drift) : "",
             share ? strf("%.0f%% %s", 100 * share->first, share->second) : "");
-        for (const Part& part : r.parts) row(r, std::string("- ") + part.label, part.ms, part.units, part.unit, "", "");
+        for (const Part& part : r.parts)
+            row(r, std::string("- ") + part.label, part.ms, part.units, part.unit, "", "");
     }
 
     void end() override {
         std::string text;
         if (!table5_.empty()) {
-            text += "\n| image processing (load + encode) | LLM prefilling | throughput | memory |\n|-|-|-|-|\n";
+            text +=
+                "\n| image processing (load + encode) | LLM prefilling | throughput | memory |\n|-|-|-|-|\n";
             for (const Result& r : table5_) {
-                const auto ms = [&r](const char* name) { return r.find(name) ? mean(r.find(name)->ms) : 0.0; };
+                const auto ms = [&r](const char* name) {
+                    return r.find(name) ? mean(r.find(name)->ms) : 0.0;
+                };
                 const Part *prefill = r.find("prefill"), *decode = r.find("decode");
                 if (!prefill || !decode) continue;
                 text += strf("| %.2f s (%.2f + %.2f) | %.2f s (%.0f tokens) | %.1f token/s | %s |\n",
-                             (ms("load_mmproj") + ms("encode")) / 1e3, ms("load_mmproj") / 1e3, ms("encode") / 1e3,
-                             ms("prefill") / 1e3, prefill->units, 1e3 * decode->units / ms("decode"),
+                             (ms("load_mmproj") + ms("encode")) / 1e3, ms("load_mmproj") / 1e3,
+                             ms("encode") / 1e3, ms("prefill") / 1e3, prefill->units,
+                             1e3 * decode->units / ms("decode"),
                              r.peak_rss ? bytes_text(static_cast<double>(*r.peak_rss)).c_str() : "n/a");
             }
         }
@@ -129,8 +134,8 @@ private:
         std::function<std::string(const Config&)> value;  // of a setting
     };
 
-    // A column where the jobs differ in this setting, or it is not the default ("" as default: only where they
-    // differ). `follows_chunk`: n_batch and n_ubatch, the chunk's by default.
+    // A column where the jobs differ in this setting, or it is not the default ("" as default: only where
+    // they differ). `follows_chunk`: n_batch and n_ubatch, the chunk's by default.
     void setting(const std::vector<Job>& jobs, const char* name, const char* standard,
                  const std::function<std::string(const Config&)>& value, bool follows_chunk = false) {
         bool shown = false;
@@ -161,7 +166,8 @@ private:
             std::string value;
             if (c.name == "model") value = both ? r.llm_type + " + mmproj" : r.llm_type + r.vision_type;
             if (c.name == "size") value = bytes_text(static_cast<double>(r.llm_bytes + r.vision_bytes));
-            if (c.name == "params") value = strf("%.2f M", static_cast<double>(r.llm_params + r.vision_params) / 1e6);
+            if (c.name == "params")
+                value = strf("%.2f M", static_cast<double>(r.llm_params + r.vision_params) / 1e6);
             if (c.name == "threads") value = strf("%d", r.job.config.threads);
             if (c.value) value = c.value(r.job.config);
             if (is_part) value.clear();
@@ -185,9 +191,10 @@ private:
         };
         const char* level = bluelm_cpu_level();
         std::string text = strf("\nbuild: %s\n", bluelm_build_info());
-        text += strf("CPU: %s; %zu CPUs, %d cores, %d of them big; run on %s; kernels: %s\n",
-                     cpu_description().c_str(), usable_cpus().size(), physical_cores(usable_cpus()),
-                     physical_cores(big_cpus()), mask_text(last_.job.config.cpus).c_str(), level ? level : "n/a");
+        text +=
+            strf("CPU: %s; %zu CPUs, %d cores, %d of them big; run on %s; kernels: %s\n",
+                 cpu_description().c_str(), usable_cpus().size(), physical_cores(usable_cpus()),
+                 physical_cores(big_cpus()), mask_text(last_.job.config.cpus).c_str(), level ? level : "n/a");
         text += strf("peak RSS: %s; frequency in the last test: %s; temperature: %s\n",
                      peak_ ? bytes_text(static_cast<double>(peak_)).c_str() : "n/a",
                      pair(last_.mhz_first, last_.mhz_last, "MHz").c_str(),

@@ -59,7 +59,8 @@ std::optional<double> drift_percent(const std::vector<double>& ms) {
     return 100 * (ms.back() / ms.front() - 1);
 }
 
-std::optional<std::pair<double, const char*>> share_of_limit(const Result& r, const std::optional<Limits>& limits) {
+std::optional<std::pair<double, const char*>> share_of_limit(const Result& r,
+                                                             const std::optional<Limits>& limits) {
     if (!limits || r.ms.empty()) return std::nullopt;
     const double seconds = mean(r.ms) / 1e3;
     if (r.bytes > 0 && limits->bandwidth_gbs > 0)
@@ -127,9 +128,12 @@ Record to_record(const Result& r, const std::optional<Limits>& limits) {
     for (const char* name : {"prefill", "decode"}) {
         const Part* part = r.find(name);
         const bool known = part && part->units > 0 && mean(part->ms) > 0;
-        out.push_back({std::string(name) + "_ts", known ? number(1e3 * part->units / mean(part->ms)) : "null"});
+        out.push_back(
+            {std::string(name) + "_ts", known ? number(1e3 * part->units / mean(part->ms)) : "null"});
     }
-    const auto limit = [&limits](double Limits::*field) { return limits ? number((*limits).*field) : "null"; };
+    const auto limit = [&limits](double Limits::* field) {
+        return limits ? number((*limits).*field) : "null";
+    };
     const Record rest = {
         {"frequency_first_mhz", maybe(r.mhz_first)},
         {"frequency_last_mhz", maybe(r.mhz_last)},
@@ -149,7 +153,8 @@ Record to_record(const Result& r, const std::optional<Limits>& limits) {
 std::string json_object(const Record& record, bool on_lines) {
     std::string text = on_lines ? "  {\n" : "{";
     for (size_t i = 0; i < record.size(); ++i) {
-        text += strf("%s%s: ", on_lines ? "    " : "", json_string(record[i].first).c_str()) + record[i].second;
+        text +=
+            strf("%s%s: ", on_lines ? "    " : "", json_string(record[i].first).c_str()) + record[i].second;
         if (i + 1 < record.size()) text += on_lines ? ",\n" : ", ";
     }
     return text + (on_lines ? "\n  }" : "}");

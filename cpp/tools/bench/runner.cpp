@@ -36,10 +36,11 @@ bluelm_prefill_params prefill_params(llama_context* ctx, const Config& c) {
     return params;
 }
 
-void prefill(llama_context* ctx, const Config& c, const std::vector<int32_t>& tokens, int32_t pos0, bool logits) {
+void prefill(llama_context* ctx, const Config& c, const std::vector<int32_t>& tokens, int32_t pos0,
+             bool logits) {
     const bluelm_prefill_params params = prefill_params(ctx, c);
-    check(bluelm_prefill_tokens(ctx, &params, tokens.data(), static_cast<int64_t>(tokens.size()), pos0, logits,
-                                go_on, nullptr, nullptr));
+    check(bluelm_prefill_tokens(ctx, &params, tokens.data(), static_cast<int64_t>(tokens.size()), pos0,
+                                logits, go_on, nullptr, nullptr));
     llama_synchronize(ctx);
 }
 
@@ -212,8 +213,8 @@ void Runner::measure_image(const Job& job, Result& r) {
     if (options_.warmup) warm_up_vision(std::min(r.n_tiles, job.config.tile_batch));
     repeat(job, r, [&] {
         Stopwatch encoding;
-        check(bluelm_vision_encode(vision_->get(), nullptr, rgb.data(), job.image.width, job.image.height, go_on,
-                                   nullptr, out.data(), out.size(), nullptr, nullptr));
+        check(bluelm_vision_encode(vision_->get(), nullptr, rgb.data(), job.image.width, job.image.height,
+                                   go_on, nullptr, out.data(), out.size(), nullptr, nullptr));
         const double ms = encoding.ms();
         bluelm_vision_profile p = {};
         p.struct_size = sizeof p;
@@ -246,7 +247,8 @@ void Runner::measure_prompt(const Job& job, Result& r) {
     r.ops = n * (cost.ops_per_token + cost.attention_ops * (depth + 0.5 * n)) + cost.ops_output;
     // Back to `depth` positions; where the model's memory cannot be cut, from the start.
     const auto rewind = [&] {
-        if (depth > 0 && llama_memory_seq_pos_max(memory, 0) >= depth && llama_memory_seq_rm(memory, 0, depth, -1))
+        if (depth > 0 && llama_memory_seq_pos_max(memory, 0) >= depth &&
+            llama_memory_seq_rm(memory, 0, depth, -1))
             return;
         llama_memory_clear(memory, false);
         if (depth > 0) prefill(ctx.get(), job.config, before, 0, false);
@@ -292,7 +294,8 @@ void Runner::measure_generate(const Job& job, Result& r) {
 void Runner::measure_e2e(const Job& job, Result& r) {
     if (vision_->info().n_embd_out != llm_->n_embd()) {
         throw Failure(strf("%s makes embeddings of width %d, %s takes %d: the files do not belong together",
-                           vision_path_.c_str(), vision_->info().n_embd_out, llm_path_.c_str(), llm_->n_embd()));
+                           vision_path_.c_str(), vision_->info().n_embd_out, llm_path_.c_str(),
+                           llm_->n_embd()));
     }
     const std::vector<uint8_t> rgb = make_picture(job.image);
     const int64_t n_image = image_tokens(job.image, &r.n_tiles);
@@ -312,8 +315,8 @@ void Runner::measure_e2e(const Job& job, Result& r) {
     const auto run = [&](bool counts) {
         llama_memory_clear(llama_get_memory(ctx.get()), false);
         Stopwatch all;
-        check(bluelm_vision_encode(vision_->get(), nullptr, rgb.data(), job.image.width, job.image.height, go_on,
-                                   nullptr, embd.data(), embd.size(), nullptr, nullptr));
+        check(bluelm_vision_encode(vision_->get(), nullptr, rgb.data(), job.image.width, job.image.height,
+                                   go_on, nullptr, embd.data(), embd.size(), nullptr, nullptr));
         const double encoded = all.ms();
         check(bluelm_prefill_embd(ctx.get(), &params, embd.data(), n_image, n_embd, 0, false, go_on, nullptr,
                                   nullptr));
@@ -328,14 +331,16 @@ void Runner::measure_e2e(const Job& job, Result& r) {
         const double total = all.ms();
         if (!counts) return total;
         r.part("encode", "encode", r.n_tiles, "tiles").ms.push_back(encoded);
-        r.part("prefill", "prefill", static_cast<double>(n_image + n_text), "t").ms.push_back(prefilled - encoded);
+        r.part("prefill", "prefill", static_cast<double>(n_image + n_text), "t")
+            .ms.push_back(prefilled - encoded);
         r.part("first_token", "first token after").ms.push_back(first);
         r.part("decode", "generation", job.n_gen - 1, "t").ms.push_back(total - first);
         return total;
     };
     if (options_.warmup) {  // a first short run of each stage
         warm_up_vision(std::min(r.n_tiles, job.config.tile_batch));
-        prefill(ctx.get(), job.config, random_tokens(std::min<int64_t>(job.config.chunk, n_image), n_vocab), 0, true);
+        prefill(ctx.get(), job.config, random_tokens(std::min<int64_t>(job.config.chunk, n_image), n_vocab),
+                0, true);
         decode_one(ctx.get(), likeliest(ctx.get(), n_vocab));
     }
     repeat(job, r, [&] { return run(true); });

@@ -84,9 +84,10 @@ public:
         const auto put = [&](const void* data, size_t n) {
             errno = 0;
             if (std::fwrite(data, 1, n, file.get()) == n) return;
-            throw Failure(strf("%s: %s, %s are needed; choose another directory with --synthetic-dir or TMPDIR",
-                               part.c_str(), errno ? std::strerror(errno) : "cannot be written",
-                               bytes_text(static_cast<double>(bytes())).c_str()));
+            throw Failure(
+                strf("%s: %s, %s are needed; choose another directory with --synthetic-dir or TMPDIR",
+                     part.c_str(), errno ? std::strerror(errno) : "cannot be written",
+                     bytes_text(static_cast<double>(bytes())).c_str()));
         };
         try {
             std::vector<uint8_t> meta(gguf_get_meta_size(gguf_.get()));
@@ -118,7 +119,8 @@ public:
 
 private:
     // Whole blocks of random values, about 1 MiB, of the size that keeps activations in range: weights with a
-    // standard deviation of 1 / sqrt(inputs), vectors near 1 (norms) or near 0 (biases). Used again and again.
+    // standard deviation of 1 / sqrt(inputs), vectors near 1 (norms) or near 0 (biases). Used again and
+    // again.
     const std::vector<uint8_t>& values(const ggml_tensor* t) {
         const std::string name = t->name;
         const bool is_vector = t->ne[1] == 1;
@@ -148,7 +150,8 @@ private:
                     const float deviation = t->type == GGML_TYPE_Q8_0 ? 74.0f : 4.6f;
                     const ggml_fp16_t d = ggml_fp32_to_fp16(scale / deviation);
                     std::memcpy(at, &d, sizeof d);
-                    for (size_t k = sizeof d; k < block; ++k) at[k] = static_cast<uint8_t>(random_.next() >> 56);
+                    for (size_t k = sizeof d; k < block; ++k)
+                        at[k] = static_cast<uint8_t>(random_.next() >> 56);
                 }
             }
         }
@@ -230,7 +233,9 @@ void describe_llm(const SyntheticShape& s, Writer& w) {
 // Keys and tensors as docs/mmproj.md lists them.
 void describe_mmproj(const SyntheticShape& s, Writer& w) {
     gguf_context* g = w.gguf();
-    const auto u32 = [g](const char* key, int32_t value) { gguf_set_val_u32(g, key, static_cast<uint32_t>(value)); };
+    const auto u32 = [g](const char* key, int32_t value) {
+        gguf_set_val_u32(g, key, static_cast<uint32_t>(value));
+    };
     gguf_set_val_str(g, "general.architecture", "clip");
     gguf_set_val_str(g, "general.type", "mmproj");
     gguf_set_val_str(g, "general.name", strf("synthetic %s", s.name).c_str());
@@ -279,7 +284,8 @@ void describe_mmproj(const SyntheticShape& s, Writer& w) {
     for (int i = 0; i < s.v_layer; ++i) {
         const std::string blk = strf("v.blk.%d.", i);
         w.norm(blk + "ln1", d, true);
-        for (const char* name : {"attn_q", "attn_k", "attn_v", "attn_out"}) w.linear(blk + name, type, d, d, true);
+        for (const char* name : {"attn_q", "attn_k", "attn_v", "attn_out"})
+            w.linear(blk + name, type, d, d, true);
         w.norm(blk + "ln2", d, true);
         w.linear(blk + "ffn_up", type, s.v_ff, d, true);
         w.linear(blk + "ffn_down", type, d, s.v_ff, true);
@@ -298,8 +304,9 @@ std::string make_temporary() {
     const std::string base = temporary_directory();
     std::string name = base + "/bluelm-bench-XXXXXX";
     if (!mkdtemp(&name[0])) {
-        throw Failure(strf("%s: cannot make a directory there (%s); choose another with --synthetic-dir or TMPDIR",
-                           base.c_str(), std::strerror(errno)));
+        throw Failure(
+            strf("%s: cannot make a directory there (%s); choose another with --synthetic-dir or TMPDIR",
+                 base.c_str(), std::strerror(errno)));
     }
     return name;
 }
@@ -351,10 +358,11 @@ SyntheticFiles write_synthetic(const SyntheticShape& shape, const std::string& d
     const uint64_t need = (have_llm ? 0 : llm.bytes()) + (have_mmproj ? 0 : mmproj.bytes());
     const std::optional<uint64_t> room = free_disk(where);
     if (room && *room < need) {
-        throw Failure(strf("%s: --synthetic %s needs %s there, %s are free; choose another directory with "
-                           "--synthetic-dir or TMPDIR, or a smaller model",
-                           where.c_str(), shape.name, bytes_text(static_cast<double>(need)).c_str(),
-                           bytes_text(static_cast<double>(*room)).c_str()));
+        throw Failure(
+            strf("%s: --synthetic %s needs %s there, %s are free; choose another directory with "
+                 "--synthetic-dir or TMPDIR, or a smaller model",
+                 where.c_str(), shape.name, bytes_text(static_cast<double>(need)).c_str(),
+                 bytes_text(static_cast<double>(*room)).c_str()));
     }
     if (!have_llm) llm.write(files.llm);
     if (!have_mmproj) mmproj.write(files.mmproj);

@@ -195,7 +195,7 @@ int physical_cores(const std::vector<Cpu>& cpus) {
 
 std::vector<Cpu> big_cpus() {
     const std::vector<Cpu>& all = usable_cpus();
-    for (std::optional<long> Cpu::*measure : {&Cpu::capacity, &Cpu::max_khz}) {
+    for (std::optional<long> Cpu::* measure : {&Cpu::capacity, &Cpu::max_khz}) {
         long most = 0;
         bool known = true;
         for (const Cpu& cpu : all) {
@@ -217,7 +217,8 @@ std::string cpu_description() {
     std::vector<std::pair<std::string, int>> kinds;
     std::map<std::string, long> speed;
     for (const Cpu& cpu : usable_cpus()) {
-        const auto found = std::find_if(kinds.begin(), kinds.end(), [&](auto& k) { return k.first == cpu.name; });
+        const auto found =
+            std::find_if(kinds.begin(), kinds.end(), [&](auto& k) { return k.first == cpu.name; });
         if (found == kinds.end()) {
             kinds.push_back({cpu.name, 1});
         } else {
@@ -241,7 +242,8 @@ std::vector<Cpu> parse_cpu_mask(const std::string& text) {
     if (text == "big") return big_cpus();
     const std::string digits = text.rfind("0x", 0) == 0 || text.rfind("0X", 0) == 0 ? text.substr(2) : text;
     if (digits.empty() || digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
-        throw UsageError(strf("-C %s: not a hexadecimal mask (0xf0: CPUs 4 to 7), 'all' or 'big'", text.c_str()));
+        throw UsageError(
+            strf("-C %s: not a hexadecimal mask (0xf0: CPUs 4 to 7), 'all' or 'big'", text.c_str()));
     }
     std::vector<Cpu> chosen;
     for (size_t i = 0; i < digits.size(); ++i) {
@@ -252,8 +254,9 @@ std::vector<Cpu> parse_cpu_mask(const std::string& text) {
             const int id = static_cast<int>(i) * 4 + bit;
             const auto cpu = std::find_if(all.begin(), all.end(), [&](auto& a) { return a.id == id; });
             if (cpu == all.end()) {
-                throw UsageError(strf("-C %s: there is no CPU %d, or this process may not use it; it may use %s",
-                                      text.c_str(), id, mask_text(all).c_str()));
+                throw UsageError(
+                    strf("-C %s: there is no CPU %d, or this process may not use it; it may use %s",
+                         text.c_str(), id, mask_text(all).c_str()));
             }
             chosen.push_back(*cpu);
         }
@@ -316,9 +319,9 @@ std::optional<double> temperature_c() {
             if (zone > 0) break;  // numbered without gaps
             continue;
         }
-        const bool is_cpu = type->find("cpu") != std::string::npos || type->find("CPU") != std::string::npos ||
-                            type->find("pkg_temp") != std::string::npos ||
-                            type->find("soc") != std::string::npos;
+        const bool is_cpu =
+            type->find("cpu") != std::string::npos || type->find("CPU") != std::string::npos ||
+            type->find("pkg_temp") != std::string::npos || type->find("soc") != std::string::npos;
         const auto value = read_number(base + "temp");
         if (!is_cpu || !value) continue;
         // Millidegrees by the kernel's documentation; some phones' drivers give degrees or tenths.
