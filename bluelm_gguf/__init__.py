@@ -29,6 +29,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .answer import ReplyStream
+    from .background import ImageHandle
     from .cache import EmbeddingCache
     from .chat import Chat
     from .model import Model
@@ -41,6 +42,7 @@ _LAZY = {
     "Chat": "chat",
     "EmbeddingCache": "cache",
     "EncodedImage": "vision",
+    "ImageHandle": "background",
     "Model": "model",
     "Reply": "results",
     "ReplyStream": "answer",
@@ -72,6 +74,7 @@ __all__ = [
     "EmbeddingCache",
     "EncodedImage",
     "ImageError",
+    "ImageHandle",
     "InvalidArgumentError",
     "MismatchError",
     "Model",

@@ -337,7 +337,8 @@ class ProgressBridge:
             return False
 
     def finish(self, status: int) -> None:
-        """Raises what the callback raised, else what the status asks for."""
+        """Raises what the callback raised, else what the status asks for. The bridge is used up then."""
+        del self.callback  # a cycle, which would wait for the garbage collector
         if self._raised is not None:
             raise self._raised
         check(status)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .context_full import shortened
 from .errors import Cancelled, ContextFullError, InvalidArgumentError
 from .interrupt import DeferredInterrupt
-from .llm import PartlyDone, ProgressFn
-from .prompt import ImageSegment, Segment, TextSegment, Turn, n_tokens
+from .ledger import Prefilled
+from .llm import ProgressFn
+from .lock import CancelFlag
+from .prompt import ImageSegment, Segment, Turn, n_tokens
 from .results import FinishReason, Reply, Timings
 from .sampling import Sampler, Sampling
 from .text import TextStream
@@ -21,44 +24,84 @@ from .vision import EncodedImage, TilerOverrides
 if TYPE_CHECKING:
     from .model import Model
 
-Cell = int | tuple[str, int]
-"""What a position of the KV cache holds: a token, or row i of a picture."""
+
+class Question:
+    """What is asked, and what happens around the answer; `Chat` overrides it.
+
+    Args:
+        turns: The conversation; the last turn is the question. Its pictures are encoded.
+        images: Further pictures of the last turn, encoded or not.
+    """
+
+    def __init__(self, turns: Sequence[Turn], images: Sequence[Any] = ()) -> None:
+        self._turns = list(turns)
+        self._images = list(images)
+        self.n_encoded = self.n_cached = 0
+        """Pictures of this question that were encoded, or found in the cache, before it was asked."""
+        self.n_newly_dropped = 0
+
+    def begin(self, is_cancelled: Callable[[], bool], on_progress: ProgressFn | None) -> None:
+        """Called before the model is taken; may wait. Raises Cancelled when asked to."""
+
+    def compose(self) -> tuple[list[Turn], list[Any]]:
+        """Turns and pictures as of now; called once the model is held."""
+        return self._turns, self._images
+
+    def fit(self, count: Callable[[int], int], *, n_ctx: int, max_tokens: int | None) -> int:
+        """How many of the oldest turns must be left out.
+
+        Args:
+            count: Tokens of the prompt without the n oldest turns.
+
+        Raises:
+            ContextFullError: the prompt does not fit.
+        """
+        n_prompt = count(0)
+        if n_prompt + 1 > n_ctx:
+            raise ContextFullError(
+                f"the prompt has {n_prompt} tokens and the answer needs at least one more, but the context "
+                f"holds {n_ctx}: shorten it, use fewer or smaller pictures, or a larger context"
+            )
+        return 0
+
+    def finish(self, asked: Turn, reply: Reply) -> None:
+        """Called when the answer is over, with the question's turn; the model is still held."""
 
 
 @dataclass
 class Request:
     """What one answer is asked with; see `Model.stream_turns`."""
 
-    turns: list[Turn]
-    images: list[Any]
+    question: Question
     sampling: Sampling
     max_tokens: int | None
     stop: tuple[str, ...]
     tiler: TilerOverrides
     on_progress: ProgressFn | None
     reuse: bool
-    on_finish: Callable[[Turn, Reply], None] | None
 
 
 class _Run:
     """The work behind one answer: encode, prefill, decode, with the clock running."""
 
-    def __init__(self, model: Model, request: Request, cancel: threading.Event) -> None:
+    def __init__(self, model: Model, request: Request, is_cancelled: Callable[[], bool]) -> None:
         self.model = model
         self.llm = model.llm
         self.request = request
-        self.cancel = cancel
+        self.is_cancelled = is_cancelled
         self.started = time.perf_counter()
         self.finish_reason: FinishReason = "stop"
+        self.asked: Turn | None = None
         self.text: list[str] = []
         self.tokens: list[int] = []
         self.plans: list[Any] = []
-        self.encode_s = self.prefill_s = self.decode_s = self.ttft_s = 0.0
-        self.n_image = self.n_image_prefilled = self.n_text = self.n_text_prefilled = self.n_steps = 0
-        self.n_encoded = self.n_cached = 0
+        self.wait_s = self.encode_s = self.prefill_s = self.decode_s = self.ttft_s = 0.0
+        self.n_encoded = self.n_cached = self.n_image = self.n_text = self.n_steps = 0
+        self.prefilled = Prefilled()
         self.sampler: Sampler | None = None
 
     def pieces(self) -> Iterator[str]:
+        self.wait_s = time.perf_counter() - self.started
         segments = self._prepare()
         self._prefill(segments)
         yield from self._decode()
@@ -68,100 +111,77 @@ class _Run:
     def _prepare(self) -> list[Segment]:
         """Encodes the pictures and builds the prompt; refuses what cannot fit before any of the long work."""
         request, model = self.request, self.model
+        turns, images = request.question.compose()
         prepared: list[Any] = []
-        for image in request.images:
+        for image in images:
             if isinstance(image, EncodedImage):
                 prepared.append(model._check_encoded(image))
             else:
                 prepared.append(model._need_vision().prepare(image, tiler=request.tiler))
+        last = turns[-1]
+
+        def with_images(images: list[Any]) -> list[Turn]:
+            return [*turns[:-1], Turn(last.role, last.text, (*last.images, *images), last.tokens)]
+
         # A prepared picture already knows how many tokens it will have: that is all the length check needs.
-        last = request.turns[-1]
-        draft = Turn(last.role, last.text, (*last.images, *prepared), last.tokens)
-        self._check_length(n_tokens(model._prompts.build([*request.turns[:-1], draft])))
+        draft = with_images(prepared)
+        n_dropped = request.question.fit(
+            lambda n: n_tokens(model._prompts.build(shortened(draft, n))),
+            n_ctx=self.llm.n_ctx,
+            max_tokens=request.max_tokens,
+        )
         total = sum(0 if isinstance(p, EncodedImage) else p.plan.n_tiles for p in prepared)
         done = 0
         encoded: list[EncodedImage] = []
         for picture in prepared:
             if not isinstance(picture, EncodedImage):
                 start = time.perf_counter()
-                picture = model._need_vision().encode_prepared(
-                    picture, on_progress=self._progress("encode", done, total)
-                )
+                picture = model._embed(picture, self._progress("encode", done, total))
                 self.encode_s += time.perf_counter() - start
                 self.n_cached += picture.is_cached
                 self.n_encoded += not picture.is_cached
                 done += picture.plan.n_tiles
             encoded.append(picture)
             self.plans.append(picture.plan)
-        request.turns[-1] = Turn(last.role, last.text, (*last.images, *encoded), last.tokens)
-        return model._prompts.build(request.turns)
-
-    def _check_length(self, n_prompt: int) -> None:
-        if n_prompt == 0:
+        turns = with_images(encoded)
+        self.asked = turns[-1]
+        segments = model._prompts.build(shortened(turns, n_dropped))
+        if not segments:
             raise InvalidArgumentError("the prompt is empty: there is nothing to answer")
-        if n_prompt + 1 > self.llm.n_ctx:
-            raise ContextFullError(
-                f"the prompt has {n_prompt} tokens and the answer needs at least one more, but the context "
-                f"holds {self.llm.n_ctx}: shorten it, use fewer or smaller pictures, or a larger context"
-            )
+        return segments
 
     def _progress(self, stage: str, base: int, total: int) -> ProgressFn:
-        """on_progress with counts over all pictures, or all of the prompt; cancels when asked to."""
+        """on_progress with counts over all pictures; cancels when asked to."""
 
         def report(_stage: str, done: int, _total: int) -> bool:
-            if self.cancel.is_set():
-                return False
-            callback = self.request.on_progress
-            return callback is None or callback(stage, base + done, total) is not False
+            return self._report(stage, base + done, total)
 
         return report
+
+    def _report(self, stage: str, done: int, total: int) -> bool:
+        if self.is_cancelled():
+            return False
+        callback = self.request.on_progress
+        return callback is None or callback(stage, done, total) is not False
 
     # ---------------------------------------------------------------------------------------------- prefill
 
     def _prefill(self, segments: list[Segment]) -> None:
-        model, llm = self.model, self.llm
-        wanted = _cells(segments)
         self.n_image = n_tokens(segments, kind=ImageSegment)
-        self.n_text = len(wanted) - self.n_image
-        # The last token is always computed: its logits are what the answer starts from.
-        n_kept = _common(model._cells, wanted[:-1]) if self.request.reuse else 0
-        n_kept = llm.keep(n_kept)
-        del model._cells[n_kept:]
-        start, end = time.perf_counter(), 0
-        for segment in segments:
-            begin, end = max(end, n_kept), end + len(segment)
-            if begin < end:
-                report = self._progress("prefill", begin - n_kept, len(wanted) - n_kept)
-                self._prefill_part(segment, begin, end, wanted, report)
-        self.prefill_s = time.perf_counter() - start
-        history = [cell for cell in wanted if isinstance(cell, int)]
-        self.sampler = Sampler(self.request.sampling, llm, history)
-
-    def _prefill_part(
-        self, segment: Segment, begin: int, end: int, wanted: list[Cell], report: ProgressFn
-    ) -> None:
-        """Brings positions begin..end-1, the last ones of a segment, into the cache."""
-        model, llm = self.model, self.llm
-        skip, logits = len(segment) - (end - begin), end == len(wanted)
+        self.n_text = n_tokens(segments) - self.n_image
+        start = time.perf_counter()
+        ledger = self.model._ledger
         try:
-            if isinstance(segment, TextSegment):
-                tokens = segment.tokens[skip:]
-                llm.prefill_tokens(tokens, begin, chunk=model.chunk, logits=logits, on_progress=report)
-                self.n_text_prefilled += len(tokens)
-            else:
-                rows = segment.image.embeddings[skip:]
-                llm.prefill_embd(rows, begin, chunk=model.chunk, logits=logits, on_progress=report)
-                self.n_image_prefilled += len(rows)
-        except PartlyDone as partly:
-            # The cache and our list of what is in it must agree again.
-            model._cells[:] = wanted[: llm.keep(begin + partly.n_done)]
-            raise (partly.__cause__ or partly) from None
-        model._cells[begin:] = wanted[begin:end]
+            ledger.bring(segments, reuse=self.request.reuse, on_progress=self._report, done=self.prefilled)
+        finally:
+            self.prefill_s = time.perf_counter() - start
+        history = [cell for cell in ledger.cells if isinstance(cell, int)]
+        self.sampler = Sampler(self.request.sampling, self.llm, history)
 
     # ----------------------------------------------------------------------------------------------- decode
 
     def _decode(self) -> Iterator[str]:
-        llm, model, request = self.llm, self.model, self.request
+        llm, ledger, request = self.llm, self.model._ledger, self.request
         assert self.sampler is not None
         out = TextStream(request.stop)
         token = llm.sample(self.sampler)
@@ -178,20 +198,18 @@ class _Run:
             if out.stopped:
                 self.finish_reason = "stop"
                 break
-            if self.cancel.is_set():
+            if self.is_cancelled():
                 self.finish_reason = "cancelled"
                 break
-            n_cells = len(model._cells)
-            if len(self.tokens) == request.max_tokens or n_cells >= llm.n_ctx:
+            if len(self.tokens) == request.max_tokens or len(ledger.cells) >= llm.n_ctx:
                 self.finish_reason = "length"
                 break
             start = time.perf_counter()
             try:
-                llm.prefill_tokens((token,), n_cells, chunk=1, logits=True)
-            except PartlyDone as partly:
-                del model._cells[llm.keep(0) :]
-                raise (partly.__cause__ or partly) from None
-            model._cells.append(token)
+                ledger.append(token, on_progress=lambda *_: not self.is_cancelled())
+            except Cancelled:
+                self.finish_reason = "cancelled"
+                break
             token = llm.sample(self.sampler)
             self.n_steps += 1
             self.decode_s += time.perf_counter() - start
@@ -207,8 +225,9 @@ class _Run:
 
     def reply(self, reason: FinishReason | None = None) -> Reply:
         """The answer so far."""
-        n_prefilled = self.n_image_prefilled + self.n_text_prefilled
+        n_prefilled = self.prefilled.n_image + self.prefilled.n_text
         timings = Timings(
+            wait_ms=self.wait_s * 1e3,
             encode_ms=self.encode_s * 1e3,
             prefill_ms=self.prefill_s * 1e3,
             prefill_tps=n_prefilled / self.prefill_s if self.prefill_s else 0.0,
@@ -217,12 +236,12 @@ class _Run:
             ttft_ms=self.ttft_s * 1e3,
             total_ms=(time.perf_counter() - self.started) * 1e3,
             image_tokens=self.n_image,
-            image_tokens_prefilled=self.n_image_prefilled,
+            image_tokens_prefilled=self.prefilled.n_image,
             text_tokens=self.n_text,
-            text_tokens_prefilled=self.n_text_prefilled,
+            text_tokens_prefilled=self.prefilled.n_text,
             generated_tokens=len(self.tokens),
-            images_encoded=self.n_encoded,
-            images_cached=self.n_cached,
+            images_encoded=self.n_encoded + self.request.question.n_encoded,
+            images_cached=self.n_cached + self.request.question.n_cached,
         )
         return Reply(
             text="".join(self.text),
@@ -230,6 +249,7 @@ class _Run:
             timings=timings,
             plans=tuple(self.plans),
             tokens=tuple(self.tokens),
+            dropped_turns=self.request.question.n_newly_dropped,
         )
 
 
@@ -237,8 +257,9 @@ class ReplyStream(Iterator[str]):
     """Pieces of an answer as they are computed.
 
     The model is busy with it from the first piece until it is exhausted or closed; a `for` loop that is left
-    early closes it when nothing refers to it any more, `with` does so at once. Ctrl-C raises
-    KeyboardInterrupt between two steps; after `close()`, `reply` then holds what was answered so far.
+    early closes it when nothing refers to it any more, `with` does so at once. Ctrl-C stops the step that is
+    being computed and raises KeyboardInterrupt; after `close()`, `reply` then holds what was answered so far.
+    `async for` works too: the answer is then computed in a thread of its own.
 
     Attributes:
         reply: The Reply when the answer is over (also a cancelled one), else None.
@@ -247,7 +268,7 @@ class ReplyStream(Iterator[str]):
     def __init__(self, model: Model, request: Request) -> None:
         self._model = model
         self._request = request
-        self._cancel = threading.Event()
+        self._cancel = CancelFlag()
         self._step = threading.RLock()  # held while computing
         self._is_computing = False
         self._holds_model = False
@@ -258,6 +279,11 @@ class ReplyStream(Iterator[str]):
 
     def __iter__(self) -> ReplyStream:
         return self
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        from .asynchronous import pieces
+
+        return pieces(self)
 
     def __next__(self) -> str:
         with DeferredInterrupt(self._cancel.set), self._step:
@@ -281,8 +307,10 @@ class ReplyStream(Iterator[str]):
     def _compute(self) -> str:
         """The next piece; StopIteration at the end of the answer, Cancelled where it was cancelled."""
         if self._pieces is None:
-            self._run = _Run(self._model, self._request, self._cancel)
-            self._model._lock.acquire(self._cancel)
+            self._run = _Run(self._model, self._request, self._cancel.is_set)
+            self._model._lock.check_not_mine()
+            self._request.question.begin(self._cancel.is_set, self._request.on_progress)
+            self._model._lock.acquire(self._cancel.is_set)
             self._holds_model = True
             self._model._active = weakref.ref(self)
             self._pieces = self._run.pieces()
@@ -298,9 +326,12 @@ class ReplyStream(Iterator[str]):
             self._over = True
             return
         self.reply = self._run.reply(reason)
-        self._let_go()
-        if self._request.on_finish is not None:
-            self._request.on_finish(self._request.turns[-1], self.reply)
+        try:
+            # Before the model is let go, so that whoever asks next finds this answer in the conversation.
+            if self._run.asked is not None:
+                self._request.question.finish(self._run.asked, self.reply)
+        finally:
+            self._let_go()
 
     def _let_go(self) -> None:
         self._over = True
@@ -312,13 +343,15 @@ class ReplyStream(Iterator[str]):
             self._model._lock.release()
 
     def cancel(self) -> None:
-        """Ends the answer after the current step; may be called from any thread."""
+        """Ends the answer within the current step; may be called from any thread."""
         self._cancel.set()
 
     def close(self) -> None:
         """Ends the answer and lets the model go; `reply` holds what there is."""
         self._cancel.set()
-        with self._step:
+        if self._over:
+            return
+        with DeferredInterrupt(), self._step:
             # From within on_progress this is the computing thread itself: the flag is enough then.
             if not self._is_computing:
                 self._finish("cancelled")
@@ -331,59 +364,3 @@ class ReplyStream(Iterator[str]):
 
     def __del__(self) -> None:
         self.close()
-
-
-class OwnedLock:
-    """A lock that says so instead of hanging when its own thread asks for it twice."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
-
-    def acquire(self, cancel: threading.Event | None = None) -> None:
-        """Waits for other threads.
-
-        Raises:
-            InvalidArgumentError: this thread has it already.
-            Cancelled: `cancel` was set meanwhile.
-        """
-        if self._owner == threading.get_ident():
-            raise InvalidArgumentError(
-                "the model is still answering: finish or close that stream before asking something else"
-            )
-        while not self._lock.acquire(timeout=0.1):
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("cancelled while another thread had the model")
-        self._owner = threading.get_ident()
-
-    def release(self) -> None:
-        """Lets it go; any thread may."""
-        self._owner = None
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def _cells(segments: Sequence[Segment]) -> list[Cell]:
-    """What each position of the KV cache will hold."""
-    cells: list[Cell] = []
-    for segment in segments:
-        if isinstance(segment, TextSegment):
-            cells += segment.tokens
-        else:
-            cells += [(segment.image.key, i) for i in range(len(segment))]
-    return cells
-
-
-def _common(a: Sequence[object], b: Sequence[object]) -> int:
-    """Length of the common beginning."""
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n

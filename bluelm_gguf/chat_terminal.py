@@ -141,7 +141,12 @@ class ChatTerminal:
         self._add(path_from(argument))
 
     def _add(self, path: str) -> None:
-        encoded = self._chat.add_image(path, on_progress=self._progress)
+        handle = self._chat.add_image(path, on_progress=self._progress)
+        try:
+            encoded = handle.result()
+        except BaseException:
+            self._chat.remove_image(handle)
+            raise
         self._progress.clear()
         plan = encoded.plan
         unit = "tile" if plan.n_tiles == 1 else "tiles"

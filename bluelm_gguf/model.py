@@ -8,24 +8,28 @@ with Model("llm-q4_0.gguf", mmproj="mmproj-q8_0.gguf") as model:
 
 from __future__ import annotations
 
+import atexit
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .answer import Cell, OwnedLock, ReplyStream, Request
+from .answer import Question, ReplyStream, Request
 from .cache import EmbeddingCache, open_cache
+from .context_full import Policy
 from .errors import InvalidArgumentError, ModelFileError
 from .gguf_file import GgufHead
+from .ledger import Ledger
 from .llm import LanguageModel, ProgressFn, check_llm_file
+from .lock import OwnedLock
 from .machine import default_threads
 from .pair import read_pair
 from .prompt import PromptBuilder, Turn
 from .results import Reply
 from .sampling import Sampling
-from .vision import EncodedImage, TilerOverrides, VisionEncoder
+from .vision import EncodedImage, PreparedImage, TilerOverrides, VisionEncoder
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -96,8 +100,8 @@ class Model:
         self._llm: LanguageModel | None = None
         self._vision: VisionEncoder | None = None
         self._lock = OwnedLock()
-        self._cells: list[Cell] = []  # what the KV cache holds
         self._active: weakref.ref[ReplyStream] | None = None
+        self._chats: weakref.WeakSet[Chat] = weakref.WeakSet()
         _check_range("n_ctx", n_ctx, 1, 2**31 - 1)
         _check_range("n_batch", n_batch, 1, 2**20)
         _check_range("n_threads", n_threads, 1, 512)
@@ -119,6 +123,7 @@ class Model:
             llm_head, mmproj_head = read_pair(llm, mmproj)
         self.n_threads = n_threads or default_threads()
         self.chunk = chunk
+        _open_models.add(self)
         try:
             self._llm = LanguageModel(
                 llm,
@@ -129,6 +134,7 @@ class Model:
                 head=llm_head,
                 on_progress=on_progress,
             )
+            self._ledger = Ledger(self._llm, chunk)
             if mmproj is not None:
                 self._vision = VisionEncoder(
                     mmproj, n_threads=self.n_threads, batch=batch, pipeline=pipeline, head=mmproj_head,
@@ -215,8 +221,8 @@ class Model:
         """
         if isinstance(image, EncodedImage):
             return self._check_encoded(image)
-        with self._lock:
-            return self._need_vision().encode(image, tiler=tiler, on_progress=on_progress)
+        with self._lock.held():
+            return self._embed(self._need_vision().prepare(image, tiler=tiler), on_progress)
 
     def generate(self, prompt: str, **options: Any) -> Reply:
         """Answers a question; takes what `stream` takes.
@@ -239,11 +245,7 @@ class Model:
         *,
         images: Iterable[Any] = (),
         system: str | None = None,
-        max_tokens: int | None = 256,
-        stop: Sequence[str] = (),
-        tiler: TilerOverrides = None,
-        on_progress: OnProgress | None = None,
-        **sampling: Any,
+        **options: Any,
     ) -> ReplyStream:
         """Answers a question piece by piece.
 
@@ -255,12 +257,13 @@ class Model:
             images: Pictures, in order: paths, bytes, PIL images, uint8 arrays [H, W, 3], or what `encode`
                 returned.
             system: System prompt.
-            max_tokens: Most tokens of the answer; None: until the context is full.
-            stop: Texts that end the answer and are not part of it.
-            tiler: Departures from the mmproj's tiler for these pictures.
-            on_progress: See `OnProgress`.
-            **sampling: Fields of `Sampling`: temp, top_k, seed, json_schema, ... The default takes the
-                likeliest token.
+            options: How to answer:
+                max_tokens: Most tokens of the answer (256); None: until the context is full.
+                stop: Texts that end the answer and are not part of it.
+                tiler: Departures from the mmproj's tiler for these pictures.
+                on_progress: See `OnProgress`.
+                temp, top_k, seed, json_schema, ...: Fields of `Sampling`. The default takes the likeliest
+                    token.
 
         Returns:
             An iterator over pieces of text. When it is exhausted, its `reply` holds the Reply.
@@ -268,81 +271,75 @@ class Model:
         Raises (while iterating):
             ImageError, InvalidArgumentError, ContextFullError, Cancelled, DecodeError.
         """
-        pictures = as_list(images)
         turns = [Turn("system", system)] if system else []
         turns.append(Turn("user", prompt))
-        return self.stream_turns(
-            turns,
-            images=pictures,
-            sampling=Sampling(**sampling),
-            max_tokens=max_tokens,
-            stop=stop,
-            tiler=tiler,
-            on_progress=on_progress,
-        )
+        return self._stream(Question(turns, as_list(images)), reuse=False, **options)
 
-    def chat(self, *, system: str | None = None) -> Chat:
-        """A conversation with memory."""
+    def chat(self, *, system: str | None = None, context_full: Policy = "drop") -> Chat:
+        """A conversation with memory; see `Chat`."""
         from .chat import Chat
 
-        return Chat(self, system=system)
+        self.llm  # noqa: B018  (raises if closed)
+        return Chat(self, system=system, context_full=context_full)
 
     def stream_turns(
+        self, turns: Sequence[Turn], *, images: Sequence[Any] = (), reuse: bool = False, **options: Any
+    ) -> ReplyStream:
+        """Answers the last of several turns.
+
+        Args:
+            turns: The conversation; its pictures are encoded.
+            images: Further pictures of the last turn, encoded or not.
+            reuse: Keep what the KV cache already holds of this prompt. Otherwise it is computed anew, which
+                makes the answer independent of what was asked before, to the last bit.
+            options: As for `stream`.
+        """
+        return self._stream(Question(turns, images), reuse=reuse, **options)
+
+    def _stream(
         self,
-        turns: Sequence[Turn],
+        question: Question,
         *,
-        images: Sequence[Any] = (),
-        sampling: Sampling | None = None,
+        reuse: bool,
         max_tokens: int | None = 256,
         stop: Sequence[str] = (),
         tiler: TilerOverrides = None,
         on_progress: OnProgress | None = None,
-        reuse: bool = False,
-        on_finish: Callable[[Turn, Reply], None] | None = None,
+        **sampling: Any,
     ) -> ReplyStream:
-        """Answers the last of several turns; what `stream` and `Chat` are made of.
-
-        Args:
-            turns: The conversation; pictures of earlier turns are encoded.
-            images: Pictures of the last turn, encoded or not.
-            sampling, max_tokens, stop, tiler, on_progress: As for `stream`.
-            reuse: Keep what the KV cache already holds of this prompt. Otherwise it is computed anew, which
-                makes the answer independent of what was asked before, to the last bit.
-            on_finish: Called with the last turn (its pictures encoded) and the reply when the answer is over.
-        """
+        """What `stream` and `Chat.stream` are made of."""
         if max_tokens is not None:
             _check_range("max_tokens", max_tokens, 1, 2**31 - 1)
         if isinstance(stop, str):
             stop = (stop,)
-        sampling = sampling or Sampling()
-        sampling.validate()
+        chosen = Sampling(**sampling)
+        chosen.validate()
         self.llm  # noqa: B018  (raises if closed)
         request = Request(
-            turns=list(turns),
-            images=list(images),
-            sampling=sampling,
+            question=question,
+            sampling=chosen,
             max_tokens=max_tokens,
             stop=(*stop, *self._prompts.stop),
             tiler=tiler,
             on_progress=on_progress,
             reuse=reuse,
-            on_finish=on_finish,
         )
         return ReplyStream(self, request)
 
     def close(self) -> None:
-        """Frees all memory; a running answer is cancelled, later calls raise InvalidArgumentError."""
+        """Frees all memory; what is being computed is cancelled, later calls raise InvalidArgumentError."""
+        for chat in list(self._chats):
+            chat.close()
         active = self._active() if self._active is not None else None
         if active is not None:
             active.close()
-        with self._lock:
+        with self._lock.held():
             if self._vision is not None:
                 self._vision.close()
                 self._vision = None
             if self._llm is not None:
                 self._llm.close()
                 self._llm = None
-            self._cells.clear()
 
     def __enter__(self) -> Model:
         return self
@@ -366,6 +363,10 @@ class Model:
             )
         return vision
 
+    def _embed(self, picture: PreparedImage, on_progress: OnProgress | None) -> EncodedImage:
+        """The one way from a picture to its embeddings; the lock is held."""
+        return self._need_vision().encode_prepared(picture, on_progress=on_progress)
+
     def _check_encoded(self, image: EncodedImage) -> EncodedImage:
         if image.embeddings.shape[1] != self.n_embd:
             raise InvalidArgumentError(
@@ -373,6 +374,16 @@ class Model:
                 f"{self.n_embd}"
             )
         return image
+
+
+_open_models: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_models() -> None:
+    """Before the interpreter ends: no thread may be inside native code when its libraries are taken down."""
+    for model in list(_open_models):
+        model.close()
 
 
 def as_list(images: Any) -> list[Any]:

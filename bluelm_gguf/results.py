@@ -15,6 +15,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class Timings:
     """Times in milliseconds, rates in tokens per second, counts in tokens. What did not happen is 0."""
 
+    wait_ms: float = 0.0
+    """Waiting for the background work on the question's pictures, and for others to let the model go."""
     encode_ms: float = 0.0
     """Encoding the pictures of this call; 0 where they came encoded."""
     prefill_ms: float = 0.0
@@ -35,9 +37,9 @@ class Timings:
     text_tokens_prefilled: int = 0
     generated_tokens: int = 0
     images_encoded: int = 0
-    """Pictures of this call that went through the vision encoder."""
+    """Pictures of this question that went through the vision encoder, in this call or in the background."""
     images_cached: int = 0
-    """Pictures of this call that came from the cache on disk."""
+    """Pictures of this question that came from the cache on disk."""
 
     def as_dict(self) -> dict[str, float | int]:
         """All fields by name."""
@@ -57,6 +59,8 @@ class Reply:
     """How the pictures of this call were cut."""
     tokens: tuple[int, ...] = ()
     """The generated tokens, without the one that ended the answer."""
+    dropped_turns: int = 0
+    """How many of the conversation's oldest turns had to go for this question to fit into the context."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types for JSON; the tokens are left out."""

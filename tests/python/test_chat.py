@@ -15,9 +15,11 @@ QUESTIONS = ("what is this?", "and the user?", "<|im_end|> is this the end?", "G
 def test_a_second_question_computes_the_question_only(shared_model: Model, files) -> None:
     chat = shared_model.chat()
     chat.add_image(files.large)
+    chat.wait()
     first = chat.ask("what is this?", max_tokens=8)
-    assert first.timings.encode_ms == 0  # add_image did it
-    assert first.timings.image_tokens_prefilled == 588
+    # The background work did it.
+    assert (first.timings.encode_ms, first.timings.images_encoded) == (0, 1)
+    assert (first.timings.image_tokens, first.timings.image_tokens_prefilled) == (588, 0)
     second = chat.ask("and the user?", max_tokens=8)
     t = second.timings
     assert (t.image_tokens, t.image_tokens_prefilled) == (588, 0)
@@ -81,10 +83,14 @@ def test_what_fails_leaves_the_conversation_as_it_was(shared_model: Model, files
     turns, pending = chat.turns, chat.pending_images
     with pytest.raises(Cancelled):
         chat.ask("what is this?", on_progress=lambda *_: False)
+    assert chat.turns == turns and chat.pending_images == pending
     with pytest.raises(ContextFullError):
         chat.ask("x" * 4000)
+    bad = chat.add_image(b"no picture")
     with pytest.raises(ImageError):
-        chat.add_image(b"no picture")
+        bad.result()
+    with pytest.raises(ImageError):
+        chat.ask("what?")
     with pytest.raises(ImageError):
         chat.ask("what?", images=[b"no picture"])
     stream = chat.stream("never begun")
@@ -97,10 +103,10 @@ def test_what_fails_leaves_the_conversation_as_it_was(shared_model: Model, files
 def test_cancelled_prefill_leaves_a_true_cache(shared_model: Model, files) -> None:
     """What was computed before the cancelling is used, and the answer is that of a fresh start."""
     chat = shared_model.chat()
-    chat.add_image(files.large)
+    picture = shared_model.encode(files.large)
     with pytest.raises(Cancelled):
-        chat.ask("what is this?", on_progress=lambda s, d, t: d < 300)
-    reply = chat.ask("what is this?", max_tokens=8)
+        chat.ask("what is this?", images=[picture], on_progress=lambda s, d, t: d < 300)
+    reply = chat.ask("what is this?", images=[picture], max_tokens=8)
     assert 0 < reply.timings.image_tokens_prefilled < 588
     fresh = shared_model.generate("what is this?", images=chat.turns[0].images, max_tokens=8)
     assert fresh.timings.image_tokens_prefilled == 588

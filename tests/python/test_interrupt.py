@@ -92,16 +92,16 @@ def test_while_waiting_for_another_thread(shared_model: Model) -> None:
 def test_in_a_chat(shared_model: Model, files) -> None:
     """What was computed before Ctrl-C is kept, and the next answer is that of a fresh start."""
     chat = shared_model.chat()
-    chat.add_image(files.large)
+    picture = shared_model.encode(files.large)
 
     def on_progress(stage: str, done: int, total: int) -> None:
         if done > 200:
             press_ctrl_c()
 
     with pytest.raises(KeyboardInterrupt):
-        chat.ask("what is this?", on_progress=on_progress)
+        chat.ask("what is this?", images=[picture], on_progress=on_progress)
     assert chat.turns == ()
-    reply = chat.ask("what is this?", max_tokens=8)
+    reply = chat.ask("what is this?", images=[picture], max_tokens=8)
     assert 0 < reply.timings.image_tokens_prefilled < 588
     fresh = shared_model.generate("what is this?", images=chat.turns[0].images, max_tokens=8)
     assert reply.tokens == fresh.tokens
