@@ -62,8 +62,8 @@ BLUELM_API const char* bluelm_build_info(void);
 // "avx512-bf16", "amx", "neon", "dotprod" or "i8mm"; static. The environment variable BLUELM_CPU_LEVEL forces
 // one that the CPU has; NULL, with the reason in bluelm_last_error(), if it names another.
 BLUELM_API const char* bluelm_cpu_level(void);
-// To be called before llama.cpp loads a model in this process: takes off ggml's list the kernels that crash with
-// some compilers (AMX, GCC bug 114098). Calling it again does nothing.
+// To be called before llama.cpp loads a model in this process: takes off ggml's list the kernels that crash
+// with some compilers (AMX, GCC bug 114098). Calling it again does nothing.
 BLUELM_API bluelm_status bluelm_llama_prepare(void);
 BLUELM_API const char* bluelm_last_error(void);
 BLUELM_API const char* bluelm_status_name(bluelm_status status);

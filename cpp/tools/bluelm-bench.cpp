@@ -11,6 +11,7 @@
 #include "bench/models.h"
 #include "bench/options.h"
 #include "bench/printer.h"
+#include "bench/roofline.h"
 #include "bench/runner.h"
 #include "bench/synthetic.h"
 #include "bluelm.h"
@@ -62,8 +63,17 @@ int run(int argc, char** argv) {
     bench::check(bluelm_llama_prepare());
     std::string llm = options.model, vision = options.mmproj;
     std::optional<bench::Limits> limits;
-    const std::unique_ptr<bench::Printer> printer = bench::make_printer(options.format, jobs, limits);
+    std::unique_ptr<bench::Printer> printer;
     try {
+        if (options.roofline) {
+            const bench::Config& c = jobs.front().config;
+            bench::set_affinity(c.cpus);
+            if (options.progress) std::fprintf(stderr, "bluelm-bench: limits of this machine\n");
+            limits = bench::measure_limits(c.threads, options.bandwidth_gbs);
+            if (options.format == bench::Format::kMarkdown)
+                bench::print(bench::calculator_text(*limits, options.model, c.type_k, c.type_v));
+        }
+        printer = bench::make_printer(options.format, jobs, limits);
         if (shape) {
             if (options.progress)
                 std::fprintf(stderr, "bluelm-bench: writing random weights (%s)\n", shape->name);
@@ -82,10 +92,10 @@ int run(int argc, char** argv) {
         }
     } catch (const bench::Interrupted&) {
     } catch (...) {
-        printer->end();  // what was measured before it stays readable
+        if (printer) printer->end();  // what was measured before it stays readable
         throw;
     }
-    printer->end();
+    if (printer) printer->end();
     return bench::stop_signal() ? 128 + bench::stop_signal() : 0;
 }
 

@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "common.h"
-#include "gguf.h"
 #include "jobs.h"
 
 namespace bench {
@@ -29,37 +28,7 @@ std::string complaint() {
     return last_complaint.empty() ? "no reason given; -v shows its log" : last_complaint;
 }
 
-LlmCost read_cost(const std::string& path, const llama_model* model) {
-    LlmCost cost;
-    const std::unique_ptr<gguf_context, void (*)(gguf_context*)> gguf(
-        gguf_init_from_file(path.c_str(), {true, nullptr}), gguf_free);
-    if (!gguf) return cost;
-    const bool tied = gguf_find_tensor(gguf.get(), "output.weight") < 0;
-    for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
-        const std::string name = gguf_get_tensor_name(gguf.get(), i);
-        const int64_t* ne = gguf_get_tensor_ne(gguf.get(), i);
-        const bool is_embedding = name == "token_embd.weight";
-        if (is_embedding && !tied) continue;  // one row of it is read
-        cost.bytes_per_token += gguf_get_tensor_size(gguf.get(), i);
-        if (ne[1] == 1) continue;
-        const double ops = 2.0 * static_cast<double>(ne[0]) * static_cast<double>(ne[1] * ne[2]);
-        (is_embedding || name == "output.weight" ? cost.ops_output : cost.ops_per_token) += ops;
-    }
-    const double n_embd = llama_model_n_embd(model), n_head = llama_model_n_head(model);
-    const double layers = llama_model_n_layer(model);
-    cost.kv_values = 2.0 * layers * n_embd / n_head * llama_model_n_head_kv(model);
-    cost.attention_ops = 4.0 * layers * n_embd;
-    return cost;
-}
-
 }  // namespace
-
-double LlmCost::kv_bytes(int64_t positions, ggml_type k, ggml_type v) const {
-    const auto per_value = [](ggml_type type) {
-        return static_cast<double>(ggml_type_size(type)) / static_cast<double>(ggml_blck_size(type));
-    };
-    return static_cast<double>(positions) * kv_values / 2 * (per_value(k) + per_value(v));
-}
 
 void check(bluelm_status status) {
     if (status == BLUELM_OK) return;
@@ -90,7 +59,7 @@ Llm::Llm(const std::string& path, bool repack) : path_(path) {
     if (!model_) throw Failure(strf("%s: llama.cpp cannot load it (%s)", path.c_str(), complaint().c_str()));
     if (!llama_model_has_decoder(model_.get()))
         throw Failure(strf("%s: this model generates no text", path.c_str()));
-    cost_ = read_cost(path, model_.get());
+    cost_ = llm_cost(path);
 }
 
 int32_t Llm::n_vocab() const { return llama_vocab_n_tokens(llama_model_get_vocab(get())); }

@@ -1,29 +1,18 @@
-// The two models while they are measured, what loading took, and what a token or a tile costs in theory.
+// The two models while they are measured, and what loading took.
 #ifndef BLUELM_BENCH_MODELS_H
 #define BLUELM_BENCH_MODELS_H
 
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "bluelm.h"
+#include "cost.h"
 #include "llama.h"
 
 namespace bench {
 
 struct Config;
-
-// Arithmetic and memory traffic by the shapes alone.
-struct LlmCost {
-    uint64_t bytes_per_token =
-        0;                     // weights that generating a token reads: all but the embedding's other rows
-    double ops_per_token = 0;  // multiplications and additions in the layers' matmuls
-    double ops_output = 0;     // the output matmul, once per llama_decode that wants logits
-    double attention_ops = 0;  // per token and per position it looks at
-    double kv_values = 0;      // per position: keys plus values
-    double kv_bytes(int64_t positions, ggml_type k, ggml_type v) const;
-};
 
 class Llm {
 public:

@@ -7,17 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "roofline.h"
 #include "runner.h"
 
 namespace bench {
-
-// What the machine can do at most, measured before the tests; or nothing.
-struct Limits {
-    double bandwidth_gbs = 0;  // reading, 1e9 bytes
-    double int8_gops = 0;      // multiplications and additions
-    double f32_gflops = 0;
-    std::string int8_name, f32_name;  // with which instructions
-};
 
 // The text of a JSON value: a string with quotes, a number, a list, true, or null.
 using Record = std::vector<std::pair<std::string, std::string>>;

@@ -244,7 +244,7 @@ void Runner::measure_prompt(const Job& job, Result& r) {
     const LlmCost& cost = llm_->cost();
     r.units = n;
     r.unit = "t";
-    r.ops = n * (cost.ops_per_token + cost.attention_ops * (depth + 0.5 * n)) + cost.ops_output;
+    r.ops = n * (cost.ops_per_token + cost.ops_per_position * (depth + 0.5 * n)) + cost.ops_output;
     // Back to `depth` positions; where the model's memory cannot be cut, from the start.
     const auto rewind = [&] {
         if (depth > 0 && llama_memory_seq_pos_max(memory, 0) >= depth &&

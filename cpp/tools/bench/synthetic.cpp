@@ -337,6 +337,12 @@ uint64_t mmproj_file_bytes(const SyntheticShape& shape) {
     return w.bytes();
 }
 
+LlmCost llm_cost(const SyntheticShape& shape) {
+    Writer w;
+    describe_llm(shape, w);
+    return llm_cost(w.gguf());
+}
+
 SyntheticFiles write_synthetic(const SyntheticShape& shape, const std::string& directory) {
     std::string where = directory;
     if (where.empty()) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "cost.h"
 #include "ggml.h"
 
 namespace bench {
@@ -32,6 +33,7 @@ struct SyntheticFiles {
 // Sizes of the files on disk, and so of the weights in memory.
 uint64_t llm_file_bytes(const SyntheticShape& shape);
 uint64_t mmproj_file_bytes(const SyntheticShape& shape);
+LlmCost llm_cost(const SyntheticShape& shape);
 
 // Writes the pair into `directory`, which is made if need be and kept, and uses what lies there of the right
 // size; or, with an empty name, into a temporary directory that is removed at the end of the process. Disk

@@ -1,0 +1,325 @@
+#include "peaks.h"
+
+#include <cstring>
+
+#include "bluelm.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#endif
+
+namespace bench {
+namespace {
+
+// Read at run time, so that no loop can be computed by the compiler; what loops leave goes to `sink`.
+volatile float source = 1e-3f;
+volatile float sink;
+
+// Ten independent accumulators cover the latency of every instruction here (4 or 5 cycles, two a cycle).
+#define BENCH_TEN(step) step(0) step(1) step(2) step(3) step(4) step(5) step(6) step(7) step(8) step(9)
+
+#if defined(__x86_64__)
+
+// GCC and clang take a function's instructions from this attribute, whatever the file is built for.
+#define BENCH_X86(name, features) __attribute__((target(features))) void name(int64_t n)
+
+BENCH_X86(f32_avx512, "avx512f") {
+    const __m512 a = _mm512_set1_ps(source), b = _mm512_set1_ps(source);
+#define BENCH_STEP(i) __m512 c##i = _mm512_set1_ps(i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    for (int64_t k = 0; k < n; ++k) {
+#define BENCH_STEP(i) c##i = _mm512_fmadd_ps(a, b, c##i);
+        BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    }
+    __m512 sum = _mm512_setzero_ps();
+#define BENCH_STEP(i) sum = _mm512_add_ps(sum, c##i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    sink = _mm_cvtss_f32(_mm512_castps512_ps128(sum));
+}
+
+BENCH_X86(f32_avx2, "avx2,fma") {
+    const __m256 a = _mm256_set1_ps(source), b = _mm256_set1_ps(source);
+#define BENCH_STEP(i) __m256 c##i = _mm256_set1_ps(i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    for (int64_t k = 0; k < n; ++k) {
+#define BENCH_STEP(i) c##i = _mm256_fmadd_ps(a, b, c##i);
+        BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    }
+    __m256 sum = _mm256_setzero_ps();
+#define BENCH_STEP(i) sum = _mm256_add_ps(sum, c##i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    sink = _mm256_cvtss_f32(sum);
+}
+
+void f32_sse2(int64_t n) {
+    const __m128 a = _mm_set1_ps(source), b = _mm_set1_ps(source);
+#define BENCH_STEP(i) __m128 c##i = _mm_set1_ps(i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    for (int64_t k = 0; k < n; ++k) {
+        // The product is made anew for every accumulator, as a matmul would have to.
+#define BENCH_STEP(i)                                    \
+    {                                                    \
+        __m128 product = a;                              \
+        __asm__("" : "+x"(product));                     \
+        c##i = _mm_add_ps(c##i, _mm_mul_ps(product, b)); \
+    }
+        BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    }
+    __m128 sum = _mm_setzero_ps();
+#define BENCH_STEP(i) sum = _mm_add_ps(sum, c##i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    sink = _mm_cvtss_f32(sum);
+}
+
+BENCH_X86(int8_vnni512, "avx512f,avx512vnni") {
+    const __m512i a = _mm512_set1_epi32(static_cast<int>(source * 5e6f)), b = a;
+#define BENCH_STEP(i) __m512i c##i = _mm512_set1_epi32(i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    for (int64_t k = 0; k < n; ++k) {
+#define BENCH_STEP(i) c##i = _mm512_dpbusd_epi32(c##i, a, b);
+        BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    }
+    __m512i sum = _mm512_setzero_si512();
+#define BENCH_STEP(i) sum = _mm512_add_epi32(sum, c##i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    sink = static_cast<float>(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum)));
+}
+
+BENCH_X86(int8_avx2, "avx2") {
+    const __m256i a = _mm256_set1_epi32(static_cast<int>(source * 5e6f)), ones = _mm256_set1_epi16(1);
+#define BENCH_STEP(i) __m256i c##i = _mm256_set1_epi32(i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    for (int64_t k = 0; k < n; ++k) {
+#define BENCH_STEP(i)                                                                       \
+    {                                                                                       \
+        __m256i x = a;                                                                      \
+        __asm__("" : "+x"(x));                                                              \
+        c##i = _mm256_add_epi32(c##i, _mm256_madd_epi16(_mm256_maddubs_epi16(x, a), ones)); \
+    }
+        BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    }
+    __m256i sum = _mm256_setzero_si256();
+#define BENCH_STEP(i) sum = _mm256_add_epi32(sum, c##i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    sink = static_cast<float>(_mm256_extract_epi32(sum, 0));
+}
+
+// vpdpbusd of the VEX kind, written as the encoding's mnemonic: not every compiler has the intrinsic.
+BENCH_X86(int8_avxvnni, "avx2") {
+    const __m256i a = _mm256_set1_epi32(static_cast<int>(source * 5e6f));
+#define BENCH_STEP(i) __m256i c##i = _mm256_set1_epi32(i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    for (int64_t k = 0; k < n; ++k) {
+#define BENCH_STEP(i) __asm__("%{vex%} vpdpbusd %1, %1, %0" : "+x"(c##i) : "x"(a));
+        BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    }
+    __m256i sum = _mm256_setzero_si256();
+#define BENCH_STEP(i) sum = _mm256_add_epi32(sum, c##i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    sink = static_cast<float>(_mm256_extract_epi32(sum, 0));
+}
+
+// Four accumulators of 16 x 16, as many as a matmul can keep. Everything in one block: compilers before GCC
+// 12.4 lose the stores that fill the configuration.
+void int8_amx(int64_t n) {
+    struct alignas(64) Config {
+        uint8_t palette = 1, start_row = 0, reserved[14] = {};
+        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    };
+    static const Config config;
+    __asm__ volatile(
+        "ldtilecfg %1\n"
+        "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"
+        "tilezero %%tmm4\n tilezero %%tmm5\n tilezero %%tmm6\n tilezero %%tmm7\n"
+        "1:\n"
+        "tdpbssd %%tmm6, %%tmm4, %%tmm0\n"
+        "tdpbssd %%tmm7, %%tmm4, %%tmm1\n"
+        "tdpbssd %%tmm6, %%tmm5, %%tmm2\n"
+        "tdpbssd %%tmm7, %%tmm5, %%tmm3\n"
+        "dec %0\n"
+        "jnz 1b\n"
+        "tilerelease\n"
+        : "+r"(n)
+        : "m"(config)
+        : "cc", "memory");
+}
+
+bool has_avx_vnni() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+__attribute__((target("avx2"))) uint64_t sum_avx2(const uint64_t* words, int64_t n) {
+    __m256i sums[8] = {};
+    for (int64_t i = 0; i < n; i += 32) {
+        for (int k = 0; k < 8; ++k) {
+            const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + i + 4 * k));
+            sums[k] = _mm256_add_epi64(sums[k], x);
+        }
+    }
+    uint64_t total = 0, lanes[4];
+    for (const __m256i& sum : sums) {
+        std::memcpy(lanes, &sum, sizeof lanes);
+        total += lanes[0] + lanes[1] + lanes[2] + lanes[3];
+    }
+    return total;
+}
+
+#elif defined(__aarch64__)
+
+void f32_neon(int64_t n) {
+    const float32x4_t a = vdupq_n_f32(source), b = a;
+#define BENCH_STEP(i) float32x4_t c##i = vdupq_n_f32(i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    for (int64_t k = 0; k < n; ++k) {
+#define BENCH_STEP(i) c##i = vfmaq_f32(c##i, a, b);
+        BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    }
+    float32x4_t sum = vdupq_n_f32(0);
+#define BENCH_STEP(i) sum = vaddq_f32(sum, c##i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    sink = vaddvq_f32(sum);
+}
+
+// 16 products in 16 bits, added in pairs into 32.
+void int8_neon(int64_t n) {
+    const int8x16_t a = vdupq_n_s8(static_cast<int8_t>(source * 1e4f));
+#define BENCH_STEP(i) int32x4_t c##i = vdupq_n_s32(i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    for (int64_t k = 0; k < n; ++k) {
+#define BENCH_STEP(i)                                                              \
+    {                                                                              \
+        int8x16_t x = a;                                                           \
+        __asm__("" : "+w"(x));                                                     \
+        const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(a));            \
+        c##i = vpadalq_s16(c##i, vmlal_s8(low, vget_high_s8(x), vget_high_s8(a))); \
+    }
+        BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    }
+    int32x4_t sum = vdupq_n_s32(0);
+#define BENCH_STEP(i) sum = vaddq_s32(sum, c##i);
+    BENCH_TEN(BENCH_STEP)
+#undef BENCH_STEP
+    sink = static_cast<float>(vaddvq_s32(sum));
+}
+
+// sdot v0..v9.4s, v16.16b, v17.16b: by its encoding, so that any assembler takes it.
+void int8_dotprod(int64_t n) {
+    __asm__ volatile(
+        "movi v16.16b, #1\n movi v17.16b, #1\n"
+        "1:\n"
+        ".inst 0x4e919600\n .inst 0x4e919601\n .inst 0x4e919602\n .inst 0x4e919603\n .inst 0x4e919604\n"
+        ".inst 0x4e919605\n .inst 0x4e919606\n .inst 0x4e919607\n .inst 0x4e919608\n .inst 0x4e919609\n"
+        "subs %0, %0, #1\n"
+        "b.ne 1b\n"
+        : "+r"(n)
+        :
+        : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v16", "v17");
+}
+
+// smmla v0..v9.4s, v16.16b, v17.16b.
+void int8_i8mm(int64_t n) {
+    __asm__ volatile(
+        "movi v16.16b, #1\n movi v17.16b, #1\n"
+        "1:\n"
+        ".inst 0x4e91a600\n .inst 0x4e91a601\n .inst 0x4e91a602\n .inst 0x4e91a603\n .inst 0x4e91a604\n"
+        ".inst 0x4e91a605\n .inst 0x4e91a606\n .inst 0x4e91a607\n .inst 0x4e91a608\n .inst 0x4e91a609\n"
+        "subs %0, %0, #1\n"
+        "b.ne 1b\n"
+        : "+r"(n)
+        :
+        : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v16", "v17");
+}
+
+bool has_dotprod() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
+#else
+    return true;  // Apple's
+#endif
+}
+
+bool has_i8mm() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP2) >> 13 & 1;  // HWCAP2_I8MM
+#else
+    return false;
+#endif
+}
+
+#endif
+
+}  // namespace
+
+PeakLoop int8_loop() {
+#if defined(__x86_64__)
+    // The library has asked the kernel for the tile registers where it uses them.
+    const char* level = bluelm_cpu_level();
+    if (level && std::strcmp(level, "amx") == 0) return {"AMX", 4 * 2.0 * 16 * 16 * 64, int8_amx};
+    if (__builtin_cpu_supports("avx512vnni")) return {"AVX-512 VNNI", 10 * 2.0 * 64, int8_vnni512};
+    if (has_avx_vnni()) return {"AVX-VNNI", 10 * 2.0 * 32, int8_avxvnni};
+    if (__builtin_cpu_supports("avx2")) return {"AVX2", 10 * 2.0 * 32, int8_avx2};
+#elif defined(__aarch64__)
+    if (has_i8mm()) return {"i8mm", 10 * 2.0 * 32, int8_i8mm};
+    if (has_dotprod()) return {"dotprod", 10 * 2.0 * 16, int8_dotprod};
+    return {"NEON", 10 * 2.0 * 16, int8_neon};
+#endif
+    return {"", 0, nullptr};
+}
+
+PeakLoop f32_loop() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f")) return {"AVX-512", 10 * 2.0 * 16, f32_avx512};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return {"AVX2 FMA", 10 * 2.0 * 8, f32_avx2};
+    return {"SSE2", 10 * 2.0 * 4, f32_sse2};
+#elif defined(__aarch64__)
+    return {"NEON", 10 * 2.0 * 4, f32_neon};
+#endif
+    return {"", 0, nullptr};
+}
+
+uint64_t sum_words(const uint64_t* words, int64_t n) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) return sum_avx2(words, n);
+#endif
+    uint64_t sums[8] = {};
+    for (int64_t i = 0; i < n; i += 8) {
+        for (int k = 0; k < 8; ++k) sums[k] += words[i + k];
+    }
+    uint64_t total = 0;
+    for (const uint64_t sum : sums) total += sum;
+    return total;
+}
+
+}  // namespace bench
