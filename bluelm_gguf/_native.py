@@ -310,6 +310,13 @@ def cpu_level() -> str:
     return name.decode()
 
 
+def llama_cpp_version() -> str:
+    """Version of llama-cpp-python, and with it of llama.cpp."""
+    import llama_cpp
+
+    return str(llama_cpp.__version__)
+
+
 def check(status: int) -> None:
     """Raises the exception that belongs to a status other than BLUELM_OK, with the library's own message."""
     if status != 0:
@@ -385,7 +392,7 @@ __all__ = [
     "char_buffer",
     "check",
     "cpu_level",
-    "library_path",
+    "library_path", "llama_cpp_version",
     "load",
     "pointer",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ to give up, so that Ctrl-C and cancelling work while waiting, too.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -242,6 +243,26 @@ class Chat:
             self._last_options = {}
         for handle in self.pending_images:
             self._background.remove(handle)
+
+    def save(self, path: str | os.PathLike[str], *, kv: bool = False) -> None:
+        """Writes the conversation with its pictures' embeddings to one file (docs/cache.md).
+
+        `Model.load_chat` continues it, on any machine that has the same model files. Pictures that are
+        still being worked on are waited for; those that failed stay out.
+
+        Args:
+            path: An older conversation there is replaced; any other file is not.
+            kv: Also store what the KV cache holds of the conversation, so that going on computes the next
+                question only. It takes as much room as the cache itself.
+
+        Raises:
+            ConversationError: the file cannot be written.
+            MismatchError: a model file was changed since it was loaded.
+            InvalidArgumentError: the chat is closed, or (with kv) this thread has not finished an answer.
+        """
+        from .saved_chat import save
+
+        save(self, path, kv=kv)
 
     def close(self) -> None:
         """Ends the background work and an answer being made; later calls raise InvalidArgumentError."""

@@ -7,6 +7,7 @@
     │   ├── ModelFormatError                        not GGUF, truncated, or without the tensors it needs
     │   │   └── UnsupportedModelError               a sound file of a kind that this version does not run
     │   └── MismatchError                           two files that do not belong together
+    ├── ConversationError (also OSError)            a saved conversation: missing, damaged, another version
     ├── ContextFullError (also ValueError)          more tokens than the context holds
     ├── OutOfMemoryError (also MemoryError)
     ├── Cancelled                                   a progress callback returned False
@@ -45,6 +46,10 @@ class UnsupportedModelError(ModelFormatError):
 
 class MismatchError(ModelFileError):
     """Two files, or a file and a context, do not belong together."""
+
+
+class ConversationError(BluelmError, OSError):
+    """A saved conversation cannot be written, is missing, damaged, or of another version."""
 
 
 class ContextFullError(BluelmError, ValueError):

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .llm import LanguageModel, PartlyDone, ProgressFn
 from .prompt import Segment, TextSegment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Cell = int | tuple[str, int]
 """What a position of the KV cache holds: a token, or row i of the picture with that key."""
@@ -123,6 +128,26 @@ class Ledger:
             self._roll_back(len(self.cells))
             raise (partly.__cause__ or partly) from None
         self.cells.append(token)
+
+    def keep(self, n: int) -> int:
+        """Drops what is behind the first n cells.
+
+        Returns:
+            How many are left: n, or 0 where the model cannot go back by a part.
+        """
+        return n if n == len(self.cells) else self._roll_back(n)
+
+    def restore(self, cells: Sequence[Cell], state: NDArray[np.uint8]) -> bool:
+        """Makes the cache hold what `LanguageModel.read_state` wrote when it held these cells.
+
+        Returns:
+            Whether llama.cpp took it; if not, the cache is empty.
+        """
+        self._roll_back(0)
+        if not self._llm.restore_state(state, len(cells)):
+            return False
+        self.cells = list(cells)
+        return True
 
     def forget(self) -> None:
         """Empties the cache."""

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _native
 from .errors import (
@@ -25,9 +25,14 @@ from .errors import (
     UnsupportedModelError,
 )
 from .gguf_file import GgufHead, read_head
+from .identity import FileStamp
 from .interrupt import DeferredInterrupt
 from .machine import available_memory
 from .sampling import Sampler
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ProgressFn = Callable[[str, int, int], "bool | None"]
 
@@ -111,6 +116,8 @@ class LanguageModel:
         head = head or check_llm_file(path)
         self.path = head.path
         self.head = head
+        self.stamp = FileStamp.of(head.path)
+        """Tells whether another file has taken its place since."""
         self._model: Any = None
         self._ctx: Any = None
         self._lib = _native.load()
@@ -306,6 +313,42 @@ class LanguageModel:
             return n
         self._lc.llama_memory_clear(self._memory, False)
         return 0
+
+    @property
+    def kv_types(self) -> tuple[str, str]:
+        """Types of keys and values in the KV cache, by llama.cpp's names."""
+        return "f16", "f16"
+
+    def state_bytes(self) -> int:
+        """Size of what `read_state` writes."""
+        return int(self._lc.llama_state_seq_get_size(self._ctx, 0))
+
+    def read_state(self, buffer: NDArray[np.uint8]) -> int:
+        """Copies the KV cache into a buffer of `state_bytes`; returns the bytes written.
+
+        Raises:
+            DecodeError: llama.cpp failed.
+        """
+        pointer = _native.pointer(buffer, _native.c_uint8)
+        n = int(self._lc.llama_state_seq_get_data(self._ctx, pointer, len(buffer), 0))
+        if n == 0:
+            raise DecodeError(f"llama.cpp could not copy the KV cache ({_reason() or 'no reason given'})")
+        return n
+
+    def restore_state(self, state: NDArray[np.uint8], n_tokens: int) -> bool:
+        """Fills the empty KV cache with what `read_state` wrote of n_tokens tokens.
+
+        llama.cpp compares layers, types and sizes with the model's.
+
+        Returns:
+            Whether it did; if not, the cache is empty.
+        """
+        pointer = _native.pointer(state, _native.c_uint8)
+        n = int(self._lc.llama_state_seq_set_data(self._ctx, pointer, len(state), 0))
+        if n == len(state) and self._lc.llama_memory_seq_pos_max(self._memory, 0) == n_tokens - 1:
+            return True
+        self.keep(0)
+        return False
 
     def prefill_tokens(
         self,

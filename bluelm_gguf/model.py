@@ -9,6 +9,7 @@ with Model("llm-q4_0.gguf", mmproj="mmproj-q8_0.gguf") as model:
 from __future__ import annotations
 
 import atexit
+import os
 import warnings
 import weakref
 from collections.abc import Iterable, Sequence
@@ -281,6 +282,21 @@ class Model:
 
         self.llm  # noqa: B018  (raises if closed)
         return Chat(self, system=system, context_full=context_full)
+
+    def load_chat(self, path: str | os.PathLike[str]) -> Chat:
+        """Continues a conversation that `Chat.save` wrote.
+
+        Its KV state, if it has one and this model's cache can take it, replaces what the cache holds; with
+        one that does not fit, a UserWarning says why, and it is computed again.
+
+        Raises:
+            ConversationError: the file is missing, damaged, or of another version.
+            MismatchError: it was saved with another language model or vision file.
+            ContextFullError: the conversation is longer than this model's context.
+        """
+        from .saved_chat import load
+
+        return load(self, path)
 
     def stream_turns(
         self, turns: Sequence[Turn], *, images: Sequence[Any] = (), reuse: bool = False, **options: Any

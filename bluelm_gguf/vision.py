@@ -55,7 +55,7 @@ class EncodedImage:
     key: str
     """Tells pictures apart within this process: the same pixels, cut in the same way and encoded by the same
     file, have the same."""
-    digest: str = ""
+    digest: str
     """Of the pixels and the tiler's settings, see `identity.picture_digest`; the same on every machine."""
     is_cached: bool = False
     """Whether the embeddings were read from the cache on disk."""
@@ -150,7 +150,8 @@ class VisionEncoder:
         cache: EmbeddingCache | None = None,
     ) -> None:
         self._handle: Any = None
-        self._stamp = FileStamp.of(path)
+        self.stamp = FileStamp.of(path)
+        """Tells whether another file has taken its place since."""
         self._sha256: str | None = None
         self._cache = cache
         head = head or check_mmproj_file(path)
@@ -162,6 +163,7 @@ class VisionEncoder:
         params.batch = batch
         params.pipeline = int(pipeline)
         params.use_repack = int(use_repack)
+        self._variant = f"activations {params.activations}"  # rounded ones give other embeddings
         handle = _native.c_void_p()
         with DeferredInterrupt():
             status = self._lib.bluelm_vision_init(
@@ -213,12 +215,12 @@ class VisionEncoder:
         """
         if self._sha256 is None:
             remembered = self._cache.digests if self._cache is not None else None
-            self._sha256 = file_sha256(self._stamp, remembered=remembered, go_on=go_on)
+            self._sha256 = file_sha256(self.stamp, remembered=remembered, go_on=go_on)
         return self._sha256
 
     def key_of(self, digest: str) -> str:
         """`EncodedImage.key` of a picture with this digest."""
-        return combine(digest, self._stamp.local_id)
+        return combine(digest, self.stamp.local_id, self._variant)
 
     def plan(self, width: int, height: int, *, tiler: TilerOverrides = None) -> TilePlan:
         """Plans the tiles of a picture of width x height pixels, and counts its tokens.
@@ -353,7 +355,7 @@ class VisionEncoder:
                 raise Cancelled("encoding was cancelled")
 
         try:
-            return combine("bluelm embeddings", picture.digest, self.identity(go_on=go_on))
+            return combine("bluelm embeddings", picture.digest, self.identity(go_on=go_on), self._variant)
         except Cancelled:
             raise
         except BluelmError as error:
