@@ -27,6 +27,7 @@ from .errors import (
 from .gguf_file import GgufHead, read_head
 from .identity import FileStamp
 from .interrupt import DeferredInterrupt
+from .kv_cache import choose_types, is_quantised, kv_bytes
 from .machine import available_memory
 from .sampling import Sampler
 
@@ -62,25 +63,6 @@ def check_llm_file(path: str | Path) -> GgufHead:
     return head
 
 
-def kv_bytes(head: GgufHead, n_ctx: int) -> int | None:
-    """Size of a KV cache in F16; None where the head does not tell (recurrent states, sliding windows)."""
-    values = {
-        key: head.of_architecture(key)
-        for key in ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv")
-    }
-    n_layer, n_embd, n_head, n_kv = values.values()
-    n_kv = n_head if n_kv is None else n_kv
-    if head.of_architecture("attention.sliding_window") or not all(
-        isinstance(n, int) and n > 0 for n in (n_layer, n_embd, n_head, n_kv)
-    ):
-        return None
-    key = head.of_architecture("attention.key_length", n_embd // n_head)
-    value = head.of_architecture("attention.value_length", n_embd // n_head)
-    if not (isinstance(key, int) and isinstance(value, int)):
-        return None
-    return int(n_ctx * n_layer * n_kv * (key + value) * 2)
-
-
 class LanguageModel:
     """One loaded model with one context (one KV cache).
 
@@ -89,8 +71,10 @@ class LanguageModel:
     Args:
         path: The GGUF file.
         n_ctx: Tokens the KV cache holds; None: what the model was trained with, at most 4096.
-        n_batch: Most tokens in one llama_decode.
+        n_batch: Most tokens in one llama_decode: what the buffers are made for.
         n_threads: Threads for prefill and decoding.
+        type_k, type_v: What the KV cache stores keys and values as (`kv_cache.BLOCKS`); None: the default.
+        flash_attn: Attention without a matrix of scores; None: where llama.cpp has it.
         verbose: Let llama.cpp's own log through to stderr.
         head: The file's head, if it was read and checked before.
         on_progress: Called with ("load", percent, 100); returning False cancels.
@@ -98,6 +82,7 @@ class LanguageModel:
     Raises:
         ModelFileError, ModelFormatError, UnsupportedModelError: see `check_llm_file`; also what llama.cpp
             itself says against the file.
+        InvalidArgumentError: types of the KV cache that this model cannot have.
         OutOfMemoryError: no memory for the weights or the KV cache.
         Cancelled: on_progress returned False.
     """
@@ -109,6 +94,9 @@ class LanguageModel:
         n_ctx: int | None = None,
         n_batch: int = 512,
         n_threads: int = 1,
+        type_k: str | None = None,
+        type_v: str | None = None,
+        flash_attn: bool | None = None,
         verbose: bool = False,
         head: GgufHead | None = None,
         on_progress: ProgressFn | None = None,
@@ -118,6 +106,9 @@ class LanguageModel:
         self.head = head
         self.stamp = FileStamp.of(head.path)
         """Tells whether another file has taken its place since."""
+        self.type_k, self.type_v = choose_types(head, type_k, type_v)
+        if flash_attn is False and is_quantised(self.type_v):
+            raise InvalidArgumentError(f"type_v {self.type_v} needs flash attention")
         self._model: Any = None
         self._ctx: Any = None
         self._lib = _native.load()
@@ -128,7 +119,7 @@ class LanguageModel:
         # Deferred: llama.cpp logs through a Python function, and a KeyboardInterrupt there would be lost.
         with DeferredInterrupt() as interrupt:
             try:
-                self._load(n_ctx, n_batch, n_threads, on_progress, interrupt)
+                self._load(n_ctx, n_batch, n_threads, flash_attn, on_progress, interrupt)
             except BaseException:
                 self.close()
                 raise
@@ -143,6 +134,7 @@ class LanguageModel:
         n_ctx: int | None,
         n_batch: int,
         n_threads: int,
+        flash_attn: bool | None,
         on_progress: ProgressFn | None,
         interrupt: DeferredInterrupt,
     ) -> None:
@@ -159,7 +151,7 @@ class LanguageModel:
         if n_ctx is None:
             n_ctx = min(4096, self.n_ctx_train)
         self._check_memory(n_ctx)
-        self._make_context(n_ctx, n_batch, n_threads)
+        self._make_context(n_ctx, n_batch, n_threads, flash_attn)
 
     def _load_model(self, on_progress: ProgressFn | None, interrupt: DeferredInterrupt) -> None:
         lc = self._lc
@@ -196,20 +188,25 @@ class LanguageModel:
 
     def _check_memory(self, n_ctx: int) -> None:
         """Refuses a KV cache that cannot fit: asking for it would get the process killed, not an error."""
-        needed, available = kv_bytes(self.head, n_ctx), available_memory()
+        needed, available = kv_bytes(self.head, n_ctx, self.type_k, self.type_v), available_memory()
         if needed is not None and available is not None and needed > available:
             raise OutOfMemoryError(
                 f"{self.path}: a context of {n_ctx} tokens needs {needed / 2**30:.1f} GiB, and "
                 f"{available / 2**30:.1f} GiB are free; ask for fewer tokens"
             )
 
-    def _make_context(self, n_ctx: int, n_batch: int, n_threads: int) -> None:
+    def _make_context(self, n_ctx: int, n_batch: int, n_threads: int, flash_attn: bool | None) -> None:
         lc = self._lc
         params = lc.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = min(n_batch, n_ctx)
         params.n_ubatch = params.n_batch
+        params.n_outputs_max = 1  # logits of the last token only
         params.n_seq_max = 1
+        params.type_k, params.type_v = (_ggml_type(kind) for kind in (self.type_k, self.type_v))
+        if flash_attn is not None:
+            on, off = lc.LLAMA_FLASH_ATTN_TYPE_ENABLED, lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            params.flash_attn_type = on if flash_attn else off
         params.n_threads = n_threads
         params.n_threads_batch = n_threads
         params.no_perf = True
@@ -230,6 +227,8 @@ class LanguageModel:
         # llama.cpp rounds up; what was asked for is what we keep to.
         self.n_ctx = min(n_ctx, int(lc.llama_n_ctx(self._ctx)))
         self.n_batch = int(lc.llama_n_batch(self._ctx))
+        self.weight_bytes = int(lc.llama_model_size(self._model))
+        self.kv_bytes = kv_bytes(self.head, int(lc.llama_n_ctx(self._ctx)), self.type_k, self.type_v)
 
     def close(self) -> None:
         """Frees context and model."""
@@ -418,6 +417,12 @@ class LanguageModel:
     def sample(self, sampler: Sampler) -> int:
         """The token after the last one decoded."""
         return sampler.sample(self._ctx)
+
+
+def _ggml_type(name: str) -> int:
+    import llama_cpp as lc
+
+    return int(getattr(lc, f"GGML_TYPE_{name.upper()}"))
 
 
 class PartlyDone(Exception):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 
 
 def default_threads() -> int:
@@ -77,4 +79,31 @@ def _cgroup_memory() -> int | None:
             return max(0, int((_CGROUP / limit).read_text()) - int((_CGROUP / used).read_text()))
         except (OSError, ValueError):  # ValueError: "max", which is no limit
             continue
+    return None
+
+
+def resident_memory() -> int | None:
+    """Bytes of this process that are in memory now; None where nobody says."""
+    return _own_status("VmRSS")
+
+
+def peak_memory() -> int | None:
+    """The most bytes of this process that ever were in memory at once; None where nobody says."""
+    peak = _own_status("VmHWM")
+    if peak is not None:
+        return peak
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _own_status(key: str) -> int | None:
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
     return None

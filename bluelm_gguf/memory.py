@@ -1,10 +1,7 @@
-"""How much memory a model needs, estimated from the heads of its files.
+"""How much memory a model needs, estimated from the heads of its files, and what it really takes.
 
-Counted are the weights, the KV cache (F16, as `Model` asks for), what the encoder and the prefill compute
-with, the vocabulary, a picture's embeddings, and the program itself. Not counted are a picture's own
-pixels, and that an LLM's file stays mapped while llama.cpp holds some weights a second time in another
-order (`shown_twice`): the system takes those pages back when memory runs short, but until then they are
-part of the process's resident size.
+Counted are the weights, the KV cache, what the encoder and the prefill compute with, the vocabulary, a
+picture's embeddings, and the program itself. Not counted are a picture's own pixels.
 
 tests/python/test_memory.py compares the estimate with what a process really takes.
 """
@@ -16,12 +13,12 @@ from typing import Any
 
 from .gguf_file import GgufHead, LongArray
 from .gguf_info import MmprojInfo, describe_head, size
+from .kv_cache import choose_types, kv_bytes
 
+FREE_VISION = ("auto", "always", "never")
 DEFAULT_N_CTX = 4096
 PROGRAM_BYTES = 60 << 20  # Python, numpy, Pillow, llama.cpp and libbluelm
 TOKEN_BYTES = 450  # of the vocabulary, per token: text, id, merges
-# What llama.cpp's CPU kernels keep in an order of their own; embeddings are looked up and stay as they are.
-REPACKED = ("Q4_0", "Q4_K", "IQ4_NL", "Q2_K")
 
 
 @dataclass(frozen=True)
@@ -30,28 +27,79 @@ class MemoryNeed:
 
     Attributes:
         n_ctx: tokens of context; 0 without an LLM.
-        weights: of all files.
+        llm_weights, vision_weights: of the two files.
         kv_cache: of all n_ctx tokens; None where the file does not tell.
         working: buffers of the encoder and the prefill, vocabulary, a picture's embeddings.
         program: everything that is there without a model.
-        shown_twice: weights that the resident size counts twice.
     """
 
     n_ctx: int
-    weights: int
+    llm_weights: int
+    vision_weights: int
     kv_cache: int | None
     working: int
     program: int = PROGRAM_BYTES
-    shown_twice: int = 0
+
+    @property
+    def weights(self) -> int:
+        """Of both files."""
+        return self.llm_weights + self.vision_weights
 
     @property
     def total(self) -> int:
-        """All of it, without `shown_twice`."""
+        """All of it."""
         return self.weights + (self.kv_cache or 0) + self.working + self.program
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "total": self.total}
+        return {**asdict(self), "weights": self.weights, "total": self.total}
+
+    def fits(self, available: int | None) -> bool:
+        """Whether that many free bytes are enough; the program itself is there already. None: unknown."""
+        return available is None or self.total - self.program <= available
+
+    def warning(self, available: int) -> str:
+        """One line on what does not fit."""
+        advice = f", or a context below {self.n_ctx} tokens" if self.kv_cache else ""
+        return (
+            f"about {size(self.total - self.program)} of memory are needed and {size(available)} are free: "
+            f"expect it to be slow, or to be stopped by the system (take a smaller model{advice})"
+        )
+
+
+@dataclass(frozen=True)
+class MemoryAccount:
+    """What is in memory, in bytes: `Model.memory`.
+
+    Attributes:
+        llm_weights: tensors of the language model.
+        vision_weights: tensors of the vision file; 0 while they are not in memory.
+        kv_cache: of the whole context, filled or not; None where it cannot be told.
+        buffers: what the encoder and the prefill compute with, estimated from the files' heads.
+        resident: of the whole process now; None where the system does not tell.
+        peak: the most it ever was.
+    """
+
+    llm_weights: int
+    vision_weights: int
+    kv_cache: int | None
+    buffers: int
+    resident: int | None
+    peak: int | None
+
+    def as_dict(self) -> dict[str, int | None]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        def known(n: int | None) -> str:
+            return "unknown" if n is None else size(n)
+
+        return (
+            f"memory: weights {size(self.llm_weights)} + {size(self.vision_weights)} vision, "
+            f"KV cache {known(self.kv_cache)}, buffers {size(self.buffers)}, process {known(self.resident)}, "
+            f"at most {known(self.peak)}"
+        )
 
 
 def estimate(
@@ -61,6 +109,8 @@ def estimate(
     n_ctx: int | None = None,
     chunk: int = 128,
     batch: int = 4,
+    type_k: str | None = None,
+    type_v: str | None = None,
 ) -> MemoryNeed:
     """Estimates what a loaded model takes at its fullest.
 
@@ -70,25 +120,27 @@ def estimate(
         n_ctx: tokens of context; None: as `Model` chooses.
         chunk: tokens per step of the prefill.
         batch: tiles per run of the encoder.
+        type_k, type_v: of the KV cache; None: the default.
+
+    Raises:
+        InvalidArgumentError: types that this model's KV cache cannot have.
     """
-    heads = [head for head in (llm, mmproj) if head is not None]
-    weights = sum(tensor.n_bytes for head in heads for tensor in head.tensors)
     working = 0
     kv: int | None = 0
-    twice = 0
     if llm is None:
         n_ctx = 0
     else:
-        from .llm import kv_bytes
-
         if n_ctx is None:
             n_ctx = min(DEFAULT_N_CTX, _number(llm.of_architecture("context_length")) or DEFAULT_N_CTX)
-        kv = kv_bytes(llm, n_ctx)
+        kv = kv_bytes(llm, n_ctx, *choose_types(llm, type_k, type_v))
         working += _llm_working_bytes(llm, chunk)
-        twice = sum(t.n_bytes for t in llm.tensors if t.type in REPACKED and _is_multiplied(t.name, t.shape))
     if mmproj is not None:
         working += _vision_working_bytes(mmproj, batch)
-    return MemoryNeed(n_ctx, weights, kv, working, shown_twice=twice)
+    return MemoryNeed(n_ctx, _tensor_bytes(llm), _tensor_bytes(mmproj), kv, working)
+
+
+def _tensor_bytes(head: GgufHead | None) -> int:
+    return 0 if head is None else sum(tensor.n_bytes for tensor in head.tensors)
 
 
 def _llm_working_bytes(head: GgufHead, chunk: int) -> int:
@@ -115,10 +167,6 @@ def _vision_working_bytes(head: GgufHead, batch: int) -> int:
         n_views = 1 + max((cols * rows for cols, rows in info.tiler["grids"]), default=0)
         most += n_views * _number(info.tokens_per_tile)
     return 4 * batch * n_patches * (10 * n_embd + n_ff) + 4 * most * _number(getattr(info, "n_embd_out", 0))
-
-
-def _is_multiplied(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and not name.startswith("token_embd")
 
 
 def _number(value: Any) -> int:

@@ -25,7 +25,8 @@ from .gguf_file import GgufHead
 from .ledger import Ledger
 from .llm import LanguageModel, ProgressFn, check_llm_file
 from .lock import OwnedLock
-from .machine import default_threads
+from .machine import available_memory, default_threads, peak_memory, resident_memory
+from .memory import FREE_VISION, MemoryAccount, estimate
 from .pair import read_pair
 from .prompt import PromptBuilder, Turn
 from .results import Reply
@@ -71,6 +72,10 @@ class Model:
         batch: Tiles per run of the vision encoder, 1..17 (paper section 3.3: 4).
         pipeline: Whether the patch embedding of the next tiles overlaps the encoder's blocks for these: worth
             it where there is a core to spare, so off unless asked for.
+        type_k, type_v: What the KV cache stores keys and values as, by llama.cpp's names: f16, q8_0, ...
+            None: the default (docs/memory.md).
+        free_vision: Whether the vision weights leave memory after each picture and are read again for the
+            next: "always", "never", or "auto": where everything together would not fit in free memory.
         cache: Where encoded pictures are kept on disk: True: the platform's place; a directory; an
             `EmbeddingCache`. None: nowhere. See docs/cache.md.
         verbose: Show llama.cpp's own log on stderr.
@@ -94,6 +99,9 @@ class Model:
         chunk: int = 128,
         batch: int = 4,
         pipeline: bool = False,
+        type_k: str | None = None,
+        type_v: str | None = None,
+        free_vision: str = "auto",
         cache: bool | str | Path | EmbeddingCache | None = None,
         verbose: bool = False,
         on_progress: OnProgress | None = None,
@@ -108,6 +116,10 @@ class Model:
         _check_range("n_threads", n_threads, 1, 512)
         _check_range("chunk", chunk, 1, n_batch)
         _check_range("batch", batch, 1, 17)
+        if free_vision not in FREE_VISION:
+            raise InvalidArgumentError(
+                f"free_vision is {free_vision!r}; it must be one of {', '.join(FREE_VISION)}"
+            )
         embedding_cache = open_cache(cache)
         self.is_demo = llm is None and mmproj is None
         if self.is_demo:
@@ -124,13 +136,23 @@ class Model:
             llm_head, mmproj_head = read_pair(llm, mmproj)
         self.n_threads = n_threads or default_threads()
         self.chunk = chunk
+        need = estimate(
+            llm_head, mmproj_head, n_ctx=n_ctx, chunk=chunk, batch=batch, type_k=type_k, type_v=type_v
+        )
+        available = available_memory()
+        self._buffer_bytes = need.working
+        is_freed = free_vision == "always" or (free_vision == "auto" and not need.fits(available))
+        if available is not None and not need.fits(available):
+            warnings.warn(need.warning(available), stacklevel=2)
         _open_models.add(self)
         try:
             self._llm = LanguageModel(
                 llm,
                 n_ctx=n_ctx,
-                n_batch=n_batch,
+                n_batch=min(chunk, n_batch),
                 n_threads=self.n_threads,
+                type_k=type_k,
+                type_v=type_v,
                 verbose=verbose,
                 head=llm_head,
                 on_progress=on_progress,
@@ -139,7 +161,7 @@ class Model:
             if mmproj is not None:
                 self._vision = VisionEncoder(
                     mmproj, n_threads=self.n_threads, batch=batch, pipeline=pipeline, head=mmproj_head,
-                    cache=embedding_cache,
+                    cache=embedding_cache, free_weights=is_freed,
                 )  # fmt: skip
             self._prompts = self._make_prompts(self._llm, llm_head)
         except BaseException:
@@ -193,6 +215,19 @@ class Model:
     def n_embd(self) -> int:
         """Width of the LLM's embeddings."""
         return self.llm.n_embd
+
+    @property
+    def memory(self) -> MemoryAccount:
+        """What is in memory now, and the most this process ever had."""
+        llm, vision = self.llm, self._vision
+        return MemoryAccount(
+            llm_weights=llm.weight_bytes,
+            vision_weights=vision.info.weight_bytes if vision is not None and vision.is_loaded else 0,
+            kv_cache=llm.kv_bytes,
+            buffers=self._buffer_bytes,
+            resident=resident_memory(),
+            peak=peak_memory(),
+        )
 
     @property
     def has_chat_template(self) -> bool:

@@ -16,6 +16,7 @@ from .identity import FileStamp, combine, file_sha256, picture_digest
 from .interrupt import DeferredInterrupt
 from .llm import ProgressFn
 from .machine import default_threads
+from .vision_weights import VisionWeights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,6 +133,7 @@ class VisionEncoder:
         batch: Tiles per run of the encoder, 1..17 (paper section 3.3: 4).
         pipeline: Whether the patch embedding of the next batch overlaps the encoder's blocks for this one.
         use_repack: Whether weights go into ggml's repacked buffers where the CPU has kernels for them.
+        free_weights: Whether the weights leave memory after each picture and are read again for the next.
         cache: Where encoded pictures are looked for, and kept.
 
     Raises:
@@ -148,8 +150,9 @@ class VisionEncoder:
         use_repack: bool = True,
         head: GgufHead | None = None,
         cache: EmbeddingCache | None = None,
+        free_weights: bool = False,
     ) -> None:
-        self._handle: Any = None
+        self._weights: VisionWeights | None = None
         self.stamp = FileStamp.of(path)
         """Tells whether another file has taken its place since."""
         self._sha256: str | None = None
@@ -168,35 +171,48 @@ class VisionEncoder:
         with DeferredInterrupt():
             status = self._lib.bluelm_vision_init(
                 os.fsencode(self.path), _native.byref(params), _native.byref(handle)
+        self._weights = VisionWeights(self.path, params, free=free_weights)
+        with self._weights.use() as handle:
+            self.info = self._read_info(handle)
+            self.tiler = self._read_tiler(handle)
+            """What the file asks for."""
+            prefix, suffix = _native.c_char_p(), _native.c_char_p()
+            _native.check(
+                self._lib.bluelm_vision_get_prompt(handle, _native.byref(prefix), _native.byref(suffix))
             )
-            if status == 0:
-                self._handle = handle
-        _native.check(status)
-        self.info = self._read_info()
-        self.tiler = self._read_tiler()
-        """What the file asks for."""
-        prefix, suffix = _native.c_char_p(), _native.c_char_p()
-        _native.check(
-            self._lib.bluelm_vision_get_prompt(self._handle, _native.byref(prefix), _native.byref(suffix))
-        )
-        self.prompt: tuple[str, str] = (_text(prefix.value), _text(suffix.value))
-        """Texts before and after a picture's tokens."""
+            self.prompt: tuple[str, str] = (_text(prefix.value), _text(suffix.value))
+            """Texts before and after a picture's tokens."""
+        self._counts_itself = head.metadata.get("bluelm.assembly.method", "concat") != "concat"
         image_token = head.metadata.get("bluelm.prompt.image_token")
         self.image_token = image_token if isinstance(image_token, str) else ""
         """What the chat template writes where a picture belongs; empty: pictures go before the text."""
 
-    def _read_info(self) -> VisionInfo:
+    def _read_info(self, handle: Any) -> VisionInfo:
         raw = _native.VisionInfo()
-        _native.check(self._lib.bluelm_vision_get_info(self._handle, _native.byref(raw)))
+        _native.check(self._lib.bluelm_vision_get_info(handle, _native.byref(raw)))
         values = {name: getattr(raw, name) for name in VisionInfo.__dataclass_fields__}
         return VisionInfo(**{**values, "name": _text(values["name"]), "ftype": _text(values["ftype"])})
 
-    def _read_tiler(self) -> TilerParams:
+    def _read_tiler(self, handle: Any) -> TilerParams:
         from .tiling import TilerParams
 
         raw = _native.TilerParams()
-        _native.check(self._lib.bluelm_vision_get_tiler(self._handle, _native.byref(raw)))
+        _native.check(self._lib.bluelm_vision_get_tiler(handle, _native.byref(raw)))
         return TilerParams.from_native(raw)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory at the moment."""
+        return self._weights is not None and self._weights.is_loaded
+
+    def unload(self) -> None:
+        """Frees the weights; the next picture reads them again. Everything else works without them."""
+        self._open_weights().unload()
+
+    def _open_weights(self) -> VisionWeights:
+        if self._weights is None or self._weights.is_closed:
+            raise InvalidArgumentError("the vision encoder is closed")
+        return self._weights
 
     @property
     def n_embd(self) -> int:
@@ -230,16 +246,22 @@ class VisionEncoder:
         """
         from .tiling import plan_with
 
-        if self._handle is None:
-            raise InvalidArgumentError("the vision encoder is closed")
+        weights = self._open_weights()
         plan = plan_with(tiler_params(self.tiler, tiler), width, height)
+        if plan.params.tile != self.info.image_size:
+            raise InvalidArgumentError(
+                f"tiles of {plan.params.tile} pixels, the encoder takes {self.info.image_size}"
+            )
+        if not self._counts_itself:
+            return plan
         n_out = _native.c_int64(0)
         params = _native.byref(plan.params.to_native())
-        status = self._lib.bluelm_vision_encode(
-            self._handle, params, None, width, height, _native.PROGRESS(), None, None, 0,
-            _native.byref(n_out), None,
-        )  # fmt: skip
-        _native.check(status)
+        with weights.use() as handle:
+            status = self._lib.bluelm_vision_encode(
+                handle, params, None, width, height, _native.PROGRESS(), None, None, 0,
+                _native.byref(n_out), None,
+            )  # fmt: skip
+            _native.check(status)
         if n_out.value == plan.n_tokens(self.info.tokens_per_tile):
             return plan
         return dataclasses.replace(plan, image_tokens=n_out.value)
@@ -253,8 +275,7 @@ class VisionEncoder:
         """
         from .images import load_image
 
-        if self._handle is None:
-            raise InvalidArgumentError("the vision encoder is closed")
+        self._open_weights()
         start = time.perf_counter()
         rgb = load_image(image)
         decode_ms = (time.perf_counter() - start) * 1e3
@@ -290,8 +311,7 @@ class VisionEncoder:
         """Encodes what `prepare` returned, or takes it from the cache."""
         import numpy as np
 
-        if self._handle is None:
-            raise InvalidArgumentError("the vision encoder is closed")
+        weights = self._open_weights()
         cache_key = self._cache_key(picture, on_progress)
         if self._cache is not None and cache_key is not None:
             kept = self._cache.get(cache_key, shape=(picture.n_tokens, self.n_embd))
@@ -306,7 +326,7 @@ class VisionEncoder:
         out = np.empty((picture.n_tokens, self.n_embd), dtype=np.float32)
         n_out = _native.c_int64(0)
         native_timings = _native.VisionTimings()
-        with DeferredInterrupt() as interrupt:
+        with DeferredInterrupt() as interrupt, weights.use() as handle:
 
             def report(stage: str, done: int, total: int) -> bool:
                 if interrupt.pending:
@@ -315,7 +335,7 @@ class VisionEncoder:
 
             bridge = _native.ProgressBridge(report)
             status = self._lib.bluelm_vision_encode(
-                self._handle,
+                handle,
                 _native.byref(picture.plan.params.to_native()),
                 _native.pointer(rgb, _native.c_uint8),
                 width,
@@ -327,7 +347,7 @@ class VisionEncoder:
                 _native.byref(n_out),
                 _native.byref(native_timings),
             )
-        bridge.finish(status)
+            bridge.finish(status)
         if self._cache is not None and cache_key is not None:
             self._cache.put(cache_key, out)
         return EncodedImage(
@@ -363,10 +383,9 @@ class VisionEncoder:
             return None
 
     def close(self) -> None:
-        """Frees the weights."""
-        if self._handle is not None:
-            self._lib.bluelm_vision_free(self._handle)
-            self._handle = None
+        """Frees the weights, as soon as nobody uses them."""
+        if self._weights is not None:
+            self._weights.close()
 
     def __enter__(self) -> VisionEncoder:
         return self
@@ -375,7 +394,7 @@ class VisionEncoder:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
+        if getattr(self, "_weights", None) is not None:
             self.close()
 
 

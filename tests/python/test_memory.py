@@ -66,7 +66,7 @@ def measured(llm: Path, mmproj: Path | None, n_ctx: int, n_tokens: int) -> int:
 
 def check(llm: Path, mmproj: Path | None, n_ctx: int, n_tokens: int) -> None:
     need = estimate(read_head(llm), read_head(mmproj) if mmproj else None, n_ctx=n_ctx, batch=1)
-    foretold = need.total + need.shown_twice
+    foretold = need.total
     found = measured(llm, mmproj, n_ctx, n_tokens)
     print(f"{llm.name} -c {n_ctx}: foretold {foretold / 1e6:.0f} MB, measured {found / 1e6:.0f} MB")
     assert abs(found - foretold) < TOLERANCE * foretold + SLACK
@@ -87,7 +87,6 @@ def test_the_context_counts_and_nothing_else_changes(pair) -> None:
     small, large = estimate(head, n_ctx=1024), estimate(head, n_ctx=8192)
     assert large.kv_cache == 8 * (small.kv_cache or 0) == 8192 * 6 * 768 * 2 * 2
     assert (small.weights, small.working) == (large.weights, large.working)
-    assert small.shown_twice == 0 < estimate(read_head(pair["q4_0"][0])).shown_twice
     assert estimate(head).n_ctx == 4096  # as Model chooses
 
 

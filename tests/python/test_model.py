@@ -28,7 +28,7 @@ from bluelm_gguf import (
     UnsupportedModelError,
 )
 from bluelm_gguf.gguf_file import read_head
-from bluelm_gguf.llm import kv_bytes
+from bluelm_gguf.kv_cache import kv_bytes
 
 
 @pytest.fixture(scope="module")
@@ -419,7 +419,7 @@ def test_an_image_of_another_model(shared_model: Model, files, tmp_path: Path) -
 
 
 def test_a_context_larger_than_memory(files) -> None:
-    assert kv_bytes(read_head(files.llm), 1000) == 1000 * 2 * 2 * 32 * 2
+    assert kv_bytes(read_head(files.llm), 1000) == 1024 * 2 * 2 * 32 * 2
     with pytest.raises(OutOfMemoryError, match=r"llm\.gguf: a context of 2000000000 tokens needs .* GiB"):
         Model(files.llm, n_ctx=2_000_000_000)
 
