@@ -9,6 +9,7 @@ with Model("llm-q4_0.gguf", mmproj="mmproj-q8_0.gguf") as model:
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import warnings
 import weakref
@@ -142,7 +143,10 @@ class Model:
         available = available_memory()
         self._buffer_bytes = need.working
         is_freed = free_vision == "always" or (free_vision == "auto" and not need.fits(available))
-        if available is not None and not need.fits(available):
+        if is_freed:
+            need = dataclasses.replace(need, vision_weights=0)
+        # A KV cache that cannot be had is an error, see LanguageModel.
+        if available is not None and (need.kv_cache or 0) <= available and not need.fits(available):
             warnings.warn(need.warning(available), stacklevel=2)
         _open_models.add(self)
         try:

@@ -167,10 +167,6 @@ class VisionEncoder:
         params.pipeline = int(pipeline)
         params.use_repack = int(use_repack)
         self._variant = f"activations {params.activations}"  # rounded ones give other embeddings
-        handle = _native.c_void_p()
-        with DeferredInterrupt():
-            status = self._lib.bluelm_vision_init(
-                os.fsencode(self.path), _native.byref(params), _native.byref(handle)
         self._weights = VisionWeights(self.path, params, free=free_weights)
         with self._weights.use() as handle:
             self.info = self._read_info(handle)

@@ -75,7 +75,7 @@ def test_info_of_one_file(program, named) -> None:
     rows = dict(line.strip().split(maxsplit=1) for line in done.stdout.splitlines()[1:])
     assert rows["memory"].startswith("about ") and "with 1000 tokens of context" in rows["memory"]
     assert rows["licence"] == "mit"
-    assert "weights" in rows["memory"] and "KV cache 250.0 KiB" in rows["memory"]
+    assert "weights" in rows["memory"] and "KV cache 256.0 KiB" in rows["memory"]
     assert "with" not in program("info", named["mmproj"]).stdout.split("memory")[1].split(":")[0]
 
 
