@@ -1,7 +1,8 @@
 """The `bluelm-gguf` command: parses, calls, prints.
 
 Answers go to stdout, everything else to stderr. Exit codes: 0, 1 (failed), 2 (usage), 130 (Ctrl-C).
-The commands themselves are in cli_answer.py (run, chat) and cli_files.py (convert, info, tiles).
+The commands themselves are in cli_answer.py (run, chat), cli_files.py (convert, info,
+tiles) and cli_cache.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import typer
 
 from . import __version__
 from .cli_answer import chat, run
+from .cli_cache import cache
 from .cli_common import Failure, command
 from .cli_files import convert, info, tiles
 
@@ -46,6 +48,7 @@ def _root(
 
 for _command in (run, chat, convert, info, tiles):
     app.command()(_command)
+app.add_typer(cache, name="cache")
 
 
 # --------------------------------------------------------------------------------------------------- doctor
