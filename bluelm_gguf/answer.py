@@ -162,7 +162,9 @@ class _Run:
         if self.is_cancelled():
             return False
         callback = self.request.on_progress
-        return callback is None or callback(stage, done, total) is not False
+        if callback is not None and callback(stage, done, total) is False:
+            return False
+        return not self.is_cancelled()  # it may have been the callback
 
     # ---------------------------------------------------------------------------------------------- prefill
 

@@ -339,6 +339,7 @@ class Background:
                     self._changed.notify_all()
                     return
             self._bring(handle)
+            self._model._lock.let_others()
 
     def _bring(self, handle: ImageHandle) -> None:
         """Everything for one picture."""
@@ -371,22 +372,27 @@ class Background:
     def _encode(self, handle: ImageHandle) -> None:
         from .images import load_image
 
-        self._enter(handle, "reading")
-        start = time.perf_counter()
-        rgb = load_image(handle._image)
-        decode_ms = (time.perf_counter() - start) * 1e3
+        rgb, read_ms = None, 0.0
+        if handle._prepared is None:  # else it was stopped after this, and a pipe can be read only once
+            self._enter(handle, "reading")
+            start = time.perf_counter()
+            rgb = load_image(handle._image)
+            read_ms = (time.perf_counter() - start) * 1e3
         with self._model._lock.held(lambda: self._must_stop(handle)):
-            prepared = self._model._need_vision().prepare(rgb, tiler=handle._tiler)
-            handle._prepared = prepared = dataclasses.replace(prepared, decode_ms=decode_ms)
+            if handle._prepared is None:
+                prepared = self._model._need_vision().prepare(rgb, tiler=handle._tiler)
+                handle._prepared = dataclasses.replace(prepared, decode_ms=read_ms)
+                handle._image = None
             self._check_fits(handle)
             self._enter(handle, "encoding")
-            encoded = self._model._embed(prepared, self._reporter(handle))
+            encoded = self._model._embed(handle._prepared, self._reporter(handle))
+        self._model._lock.let_others()
         with self._changed:
             if handle._state == "cancelled":
                 return
             handle._encoded = encoded
             handle._origin = "cached" if encoded.is_cached else "encoded"
-            handle._prepared = handle._image = None
+            handle._prepared = None
             callbacks, handle._callbacks = handle._callbacks, []
             self._changed.notify_all()
         _call_all(callbacks, handle)

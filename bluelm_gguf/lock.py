@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from .errors import Cancelled, InvalidArgumentError
@@ -34,6 +35,7 @@ class OwnedLock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._owner: int | None = None
+        self._waiting: set[int] = set()  # threads
 
     def check_not_mine(self) -> None:
         """Raises InvalidArgumentError if this thread has the lock: waiting for it would never end."""
@@ -50,25 +52,38 @@ class OwnedLock:
             Cancelled: `is_cancelled` became true meanwhile.
         """
         self.check_not_mine()
-        while not self._lock.acquire(timeout=POLL_S):
-            if is_cancelled():
-                raise Cancelled("cancelled while another thread had the model")
-        self._owner = threading.get_ident()
+        me = threading.get_ident()
+        self._waiting.add(me)
+        try:
+            while not self._lock.acquire(timeout=POLL_S):
+                if is_cancelled():
+                    raise Cancelled("cancelled while another thread had the model")
+        finally:
+            self._waiting.discard(me)
+        self._owner = me
 
     def release(self) -> None:
         """Lets it go; any thread may."""
         self._owner = None
         self._lock.release()
 
+    def let_others(self) -> None:
+        """For a thread that is going to take it again: gives those who wait the time to wake up and take it."""
+        if self._waiting:
+            time.sleep(0.001)
+
     @contextlib.contextmanager
-    def held(self, is_cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def held(self, is_cancelled: Callable[[], bool] = lambda: False) -> Iterator[DeferredInterrupt]:
         """Holds it for a block; Ctrl-C ends the waiting, and takes effect when the block is over.
+
+        Yields:
+            Whose `pending` says whether Ctrl-C was pressed.
 
         Raises: as `acquire`.
         """
         with DeferredInterrupt() as interrupt:
             self.acquire(lambda: interrupt.pending or is_cancelled())
             try:
-                yield
+                yield interrupt
             finally:
                 self.release()

@@ -261,8 +261,14 @@ class Model:
         """
         if isinstance(image, EncodedImage):
             return self._check_encoded(image)
-        with self._lock.held():
-            return self._embed(self._need_vision().prepare(image, tiler=tiler), on_progress)
+        with self._lock.held() as interrupt:
+
+            def report(stage: str, done: int, total: int) -> bool:
+                if interrupt.pending:  # while the picture was read
+                    return False
+                return on_progress is None or on_progress(stage, done, total) is not False
+
+            return self._embed(self._need_vision().prepare(image, tiler=tiler), report)
 
     def generate(self, prompt: str, **options: Any) -> Reply:
         """Answers a question; takes what `stream` takes.

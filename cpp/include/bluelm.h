@@ -51,7 +51,7 @@ enum {
 enum { BLUELM_STAGE_ENCODE = 0, BLUELM_STAGE_PREFILL = 1 };
 
 // Called before, between and after units of work (encode: batches of tiles, prefill: chunks of tokens), and
-// while a batch is being encoded again every 50 ms or so with the same numbers. Always on the thread that
+// while a unit is being computed again every 50 ms or so with the same numbers. Always on the thread that
 // made the call. Returning false cancels.
 typedef bool (*bluelm_progress)(int32_t stage, int64_t done, int64_t total, void* user_data);
 
@@ -262,7 +262,9 @@ BLUELM_API bluelm_status bluelm_prefill_params_default(bluelm_prefill_params* ou
 
 // Decodes tokens (or embeddings [n, n_embd]) at positions pos0.. in chunks; logits are kept for the last one
 // only, and only where want_logits. *n_done_out (may be NULL) counts what is in the KV cache, also after
-// CANCELLED or an error: whole chunks.
+// CANCELLED or an error: whole chunks. (A recurrent state cannot go back by a part: clear it then.)
+// With a progress callback, the context's abort callback is set during the call, and is NULL after it.
+//
 // Errors: INVALID_ARGUMENT (chunk, token ids), CONTEXT_FULL (names both numbers; nothing decoded),
 // MISMATCH (n_embd), CANCELLED, DECODE.
 BLUELM_API bluelm_status bluelm_prefill_tokens(struct llama_context* ctx, const bluelm_prefill_params* params,

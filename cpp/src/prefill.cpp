@@ -1,6 +1,7 @@
 #include "prefill.h"
 
 #include <algorithm>
+#include <chrono>
 #include <vector>
 
 #include "error.h"
@@ -62,13 +63,53 @@ void check(llama_context* ctx, const bluelm_prefill_params& params, const Prefil
     }
 }
 
+// The caller's progress callback: asked between chunks and, through llama.cpp's abort callback, between the
+// nodes of a chunk's graph every 50 ms or so, since a chunk of a large model takes seconds.
+class Progress {
+public:
+    Progress(llama_context* ctx, bluelm_progress callback, void* user_data, int64_t total)
+        : ctx_(ctx), callback_(callback), user_data_(user_data), total_(total) {
+        if (callback_) llama_set_abort_callback(ctx_, &Progress::poll, this);
+    }
+    ~Progress() {
+        if (callback_) llama_set_abort_callback(ctx_, nullptr, nullptr);
+    }
+    Progress(const Progress&) = delete;
+    Progress& operator=(const Progress&) = delete;
+
+    // False: stop. Once the caller has said so, it is not asked again.
+    bool go_on(int64_t done) {
+        done_ = done;
+        asked_ = Clock::now();
+        if (callback_ && !stopped_) stopped_ = !callback_(BLUELM_STAGE_PREFILL, done_, total_, user_data_);
+        return !stopped_;
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+
+    static bool poll(void* data) {
+        Progress* self = static_cast<Progress*>(data);
+        if (Clock::now() - self->asked_ < std::chrono::milliseconds(50)) return self->stopped_;
+        return !self->go_on(self->done_);
+    }
+
+    llama_context* ctx_;
+    bluelm_progress callback_;
+    void* user_data_;
+    int64_t total_, done_ = 0;
+    Clock::time_point asked_;
+    bool stopped_ = false;
+};
+
 }  // namespace
 
 void prefill(llama_context* ctx, const bluelm_prefill_params& params, const PrefillInput& input, int32_t pos0,
-             bool want_logits, bluelm_progress progress, void* user_data, int64_t* n_done) {
+             bool want_logits, bluelm_progress callback, void* user_data, int64_t* n_done) {
     *n_done = 0;
     if (input.n == 0) return;
     check(ctx, params, input, pos0);
+    Progress progress(ctx, callback, user_data, input.n);
 
     const size_t chunk = static_cast<size_t>(params.chunk);
     std::vector<llama_pos> pos(chunk);
@@ -78,9 +119,7 @@ void prefill(llama_context* ctx, const bluelm_prefill_params& params, const Pref
     std::vector<int8_t> logits(chunk);
 
     while (*n_done < input.n) {
-        if (progress && !progress(BLUELM_STAGE_PREFILL, *n_done, input.n, user_data)) {
-            throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled");
-        }
+        if (!progress.go_on(*n_done)) throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled");
         const int64_t n = std::min<int64_t>(params.chunk, input.n - *n_done);
         const bool last = *n_done + n == input.n;
         for (int64_t i = 0; i < n; ++i)
@@ -102,8 +141,7 @@ void prefill(llama_context* ctx, const bluelm_prefill_params& params, const Pref
             // Some micro-batches of this chunk may be in the cache: taken out, so that n_done is the truth.
             llama_memory_seq_rm(llama_get_memory(ctx), params.seq_id, pos0 + static_cast<llama_pos>(*n_done),
                                 -1);
-            if (status == 2)
-                throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled by the context's abort callback");
+            if (status == 2) throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled within a chunk");
             if (status == 1) {
                 throw Error(BLUELM_ERR_CONTEXT_FULL,
                             format("no room in the KV cache for %lld more tokens (context of %u)",
@@ -113,7 +151,7 @@ void prefill(llama_context* ctx, const bluelm_prefill_params& params, const Pref
         }
         *n_done += n;
     }
-    if (progress && !progress(BLUELM_STAGE_PREFILL, *n_done, input.n, user_data)) {
+    if (!progress.go_on(*n_done)) {
         throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled after its last chunk");
     }
 }

@@ -19,7 +19,7 @@ struct PrefillInput {
 // Decodes the input at positions pos0.. in chunks; *n_done counts the positions that are in the KV cache,
 // whatever happens. Throws Error as bluelm_prefill_tokens documents.
 void prefill(llama_context* ctx, const bluelm_prefill_params& params, const PrefillInput& input, int32_t pos0,
-             bool want_logits, bluelm_progress progress, void* user_data, int64_t* n_done);
+             bool want_logits, bluelm_progress callback, void* user_data, int64_t* n_done);
 
 }  // namespace bluelm
 
