@@ -313,11 +313,6 @@ class LanguageModel:
         self._lc.llama_memory_clear(self._memory, False)
         return 0
 
-    @property
-    def kv_types(self) -> tuple[str, str]:
-        """Types of keys and values in the KV cache, by llama.cpp's names."""
-        return "f16", "f16"
-
     def state_bytes(self) -> int:
         """Size of what `read_state` writes."""
         return int(self._lc.llama_state_seq_get_size(self._ctx, 0))

@@ -167,7 +167,7 @@ def _kv_state(model: Model, cells: Sequence[Cell], indices: dict[str, int]) -> K
             last.n_rows += 1
         else:
             runs.append(Run(picture=picture, first=row, n_rows=1))
-    return KvState(_native.llama_cpp_version(), *model.llm.kv_types, tuple(runs))
+    return KvState(_native.llama_cpp_version(), model.llm.type_k, model.llm.type_v, tuple(runs))
 
 
 # ------------------------------------------------------------------------------------------------------- load
@@ -244,8 +244,9 @@ def _kv_fault(model: Model, kv: KvState, n_cells: int) -> str | None:
     """Why a KV state cannot be used here; None if nothing speaks against it."""
     if kv.llama_cpp != _native.llama_cpp_version():
         return f"written by llama-cpp-python {kv.llama_cpp}, and this is {_native.llama_cpp_version()}"
-    if (kv.type_k, kv.type_v) != model.llm.kv_types:
-        here = "/".join(model.llm.kv_types)
+    llm = model.llm
+    if (kv.type_k, kv.type_v) != (llm.type_k, llm.type_v):
+        here = f"{llm.type_k}/{llm.type_v}"
         return f"of type {kv.type_k}/{kv.type_v} (K/V), and the model was loaded with {here}"
     if n_cells > model.n_ctx:
         return f"{n_cells} tokens, and the context holds {model.n_ctx}"

@@ -446,6 +446,23 @@ def test_a_kv_state_that_does_not_fit_is_left_out(
     assert reply.tokens == expected(saved)[0]
 
 
+def test_types_of_the_kv_cache(saved: Path, files, tmp_path: Path) -> None:
+    """Another type than it was saved with is computed again; the same goes on."""
+    with Model(
+        files.llm, mmproj=files.mmproj, n_ctx=2048, n_threads=1, type_k="bf16", type_v="bf16"
+    ) as model:
+        with pytest.warns(
+            UserWarning, match=r"of type f16/f16 \(K/V\), and the model was loaded with bf16/bf16"
+        ):
+            chat = model.load_chat(saved)
+        chat.wait()
+        chat.save(tmp_path / "bf16", kv=True)
+        tokens = chat.ask("what?", max_tokens=8).tokens
+        model.generate("something else", max_tokens=1)
+        reply = model.load_chat(tmp_path / "bf16").ask("what?", max_tokens=8)
+        assert reply.tokens == tokens and reply.timings.image_tokens_prefilled == 0
+
+
 def test_a_damaged_kv_state_is_refused(model: Model, saved: Path, tmp_path: Path) -> None:
     raw = bytearray(saved.read_bytes())
     with zipfile.ZipFile(saved) as archive:
