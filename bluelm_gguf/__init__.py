@@ -29,6 +29,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .acceleration import accelerate
     from .answer import ReplyStream
     from .background import ImageHandle
     from .cache import EmbeddingCache
@@ -49,6 +50,7 @@ _LAZY = {
     "ReplyStream": "answer",
     "Timings": "results",
     "VisionEncoder": "vision",
+    "accelerate": "acceleration",
 }
 
 
@@ -90,4 +92,5 @@ __all__ = [
     "UnsupportedModelError",
     "VisionEncoder",
     "__version__",
+    "accelerate",
 ]

@@ -198,6 +198,8 @@ _I64 = POINTER(c_int64)
 # name -> argument types; everything here returns a bluelm_status
 _FUNCTIONS: dict[str, list[Any]] = {
     "bluelm_llama_prepare": [],
+    "bluelm_llm_kernels_register": [],
+    "bluelm_llm_kernels_enable": [c_bool],
     "bluelm_tiler_params_default": [POINTER(TilerParams)],
     "bluelm_tiler_params_set_grids": [POINTER(TilerParams), c_int32, c_int32, c_int32],
     "bluelm_tiler_plan": [POINTER(TilerParams), c_int32, c_int32, POINTER(TilePlan)],
@@ -268,7 +270,7 @@ def load() -> ctypes.CDLL:
         raise errors.NativeError(
             f"{path} has ABI {found}, bluelm_gguf needs ABI {ABI_VERSION}: reinstall the package with pip"
         )
-    for name in ("bluelm_build_info", "bluelm_cpu_level", "bluelm_last_error"):
+    for name in ("bluelm_build_info", "bluelm_cpu_level", "bluelm_last_error", "bluelm_llm_kernels_name"):
         getattr(lib, name).argtypes = []
         getattr(lib, name).restype = c_char_p
     lib.bluelm_status_name.argtypes = [c_int32]
@@ -289,6 +291,12 @@ def load() -> ctypes.CDLL:
     if status != 0:
         raise errors.NativeError(lib.bluelm_last_error().decode(errors="replace"))
     return lib
+
+
+def llm_kernels_name() -> str:
+    """The matmul kernels that language models loaded from now on get; "" for llama.cpp's own."""
+    name: bytes = load().bluelm_llm_kernels_name()
+    return name.decode()
 
 
 def build_info() -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _native
+from .acceleration import accelerate
 from .errors import (
     BluelmError,
     Cancelled,
@@ -112,6 +113,7 @@ class LanguageModel:
         self._model: Any = None
         self._ctx: Any = None
         self._lib = _native.load()
+        accelerate()
         import llama_cpp as lc
 
         self._lc = lc

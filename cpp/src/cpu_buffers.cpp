@@ -3,12 +3,15 @@
 #include <cstring>
 #include <mutex>
 
+#include "llm_door.h"
+
 namespace bluelm {
 
 std::vector<ggml_backend_buffer_type_t> cpu_buffer_types() {
     static std::mutex changing;
     const std::lock_guard<std::mutex> lock(changing);
-    std::vector<ggml_backend_buffer_type_t> kept;
+    std::vector<ggml_backend_buffer_type_t> kept, others;
+    llm_door_try_install();
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     if (!cpu) return kept;
     const auto get = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(
@@ -22,7 +25,10 @@ std::vector<ggml_backend_buffer_type_t> cpu_buffer_types() {
         if (types[i] != kept[i]) types[i] = kept[i];
     }
     if (types[kept.size()]) types[kept.size()] = nullptr;
-    return kept;
+    for (ggml_backend_buffer_type_t type : kept) {
+        if (!llm_door_is(type)) others.push_back(type);
+    }
+    return others;
 }
 
 }  // namespace bluelm

@@ -13,6 +13,8 @@ namespace bluelm {
 // compiled them (GCC bug 114098: the stores that fill the operand of _tile_loadconfig are dropped), Debian
 // 12's for one, and nothing tells which compiler it was. llama.cpp can only be told to use all of these
 // buffers or none, but the list that ggml returns is its own and not constant: the next entries close up.
+// Our own kernels' place on that list (llm_door.h) is taken here as well, since ggml closes it at the first
+// call; they are off until somebody turns them on, and not among what is returned.
 std::vector<ggml_backend_buffer_type_t> cpu_buffer_types();
 
 }  // namespace bluelm
