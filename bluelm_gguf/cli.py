@@ -14,6 +14,7 @@ import typer
 
 from . import __version__
 from .cli_answer import chat, run
+from .cli_bench import PASS_THROUGH, bench
 from .cli_cache import cache
 from .cli_common import Failure, command
 from .cli_files import convert, info, tiles
@@ -48,6 +49,7 @@ def _root(
 
 for _command in (run, chat, convert, info, tiles):
     app.command()(_command)
+app.command(context_settings=PASS_THROUGH)(bench)
 app.add_typer(cache, name="cache")
 
 

@@ -73,7 +73,7 @@ int run(int argc, char** argv) {
             if (options.format == bench::Format::kMarkdown)
                 bench::print(bench::calculator_text(*limits, options.model, c.type_k, c.type_v));
         }
-        printer = bench::make_printer(options.format, jobs, limits);
+        printer = bench::make_printer(options.format, jobs, limits, options.json_path);
         if (shape) {
             if (options.progress)
                 std::fprintf(stderr, "bluelm-bench: writing random weights (%s)\n", shape->name);

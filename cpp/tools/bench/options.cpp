@@ -58,6 +58,7 @@ how (several values, separated by commas or as first-last[+step|*factor], are me
 
 output:
   -o, --output md|json|jsonl|csv  [md]
+  --json FILE                 write the results as JSON into a file too
   --progress                  say on stderr what is being measured
   -v, --verbose               show llama.cpp's log
   -h, --help, --version
@@ -193,6 +194,7 @@ public:
                                         {"jsonl", Format::kJsonl},
                                         {"csv", Format::kCsv}});
         });
+        add({"--json"}, [this](auto& v, auto) { o_.json_path = v; });
         flag({"--table5"}, o_.table5, true);
         flag({"--roofline"}, o_.roofline, true);
         flag({"--no-warmup"}, o_.warmup, false);

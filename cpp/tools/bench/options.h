@@ -42,6 +42,7 @@ struct Options {
     int delay = 0;  // seconds before each test
     bool progress = false, verbose = false, memory_check = true;
     Format format = Format::kMarkdown;
+    std::string json_path;  // results go there too
 };
 
 // Throws UsageError. --help and --version print to stdout and end the process.

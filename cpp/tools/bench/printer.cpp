@@ -11,26 +11,58 @@
 
 namespace bench {
 
-void print(const std::string& text) {
+void print(const std::string& text, std::FILE* to) {
     errno = 0;
-    if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return;
-    throw Failure(strf("cannot write the results: %s", errno ? std::strerror(errno) : "stdout is closed"));
+    if (std::fwrite(text.data(), 1, text.size(), to) == text.size() && std::fflush(to) == 0) return;
+    throw Failure(
+        strf("cannot write the results: %s", errno ? std::strerror(errno) : "the output is closed"));
 }
 
 namespace {
 
 class JsonPrinter : public Printer {
 public:
-    explicit JsonPrinter(const std::optional<Limits>& limits) : limits_(limits) {}
+    explicit JsonPrinter(const std::optional<Limits>& limits, std::FILE* to = stdout)
+        : limits_(limits), to_(to) {}
     void add(const Result& result) override {
-        print((first_ ? "[\n" : ",\n") + json_object(to_record(result, limits_), true));
+        print((first_ ? "[\n" : ",\n") + json_object(to_record(result, limits_), true), to_);
         first_ = false;
     }
-    void end() override { print(first_ ? "[]\n" : "\n]\n"); }
+    void end() override { print(first_ ? "[]\n" : "\n]\n", to_); }
 
 private:
     const std::optional<Limits> limits_;
+    std::FILE* to_;
     bool first_ = true;
+};
+
+// Another printer, and a JSON file beside it.
+class SavingPrinter : public Printer {
+public:
+    SavingPrinter(std::unique_ptr<Printer> shown, const std::optional<Limits>& limits,
+                  const std::string& path)
+        : shown_(std::move(shown)), path_(path), part_(path + ".part") {
+        file_.reset(std::fopen(part_.c_str(), "wb"));
+        if (!file_) throw Failure(strf("%s: %s", path.c_str(), std::strerror(errno)));
+        remove_at_end(part_);
+        json_ = std::make_unique<JsonPrinter>(limits, file_.get());
+    }
+    void add(const Result& result) override {
+        json_->add(result);
+        shown_->add(result);
+    }
+    void end() override {
+        json_->end();
+        file_.reset();
+        if (std::rename(part_.c_str(), path_.c_str()) != 0)
+            throw Failure(strf("%s: %s", path_.c_str(), std::strerror(errno)));
+        shown_->end();
+    }
+
+private:
+    std::unique_ptr<Printer> shown_, json_;
+    std::string path_, part_;
+    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_{nullptr, std::fclose};
 };
 
 class JsonlPrinter : public Printer {
@@ -213,14 +245,16 @@ private:
 }  // namespace
 
 std::unique_ptr<Printer> make_printer(Format format, const std::vector<Job>& jobs,
-                                      const std::optional<Limits>& limits) {
+                                      const std::optional<Limits>& limits, const std::string& json_path) {
+    std::unique_ptr<Printer> printer;
     switch (format) {
-        case Format::kJson: return std::make_unique<JsonPrinter>(limits);
-        case Format::kJsonl: return std::make_unique<JsonlPrinter>(limits);
-        case Format::kCsv: return std::make_unique<CsvPrinter>(limits);
-        case Format::kMarkdown: break;
+        case Format::kJson: printer = std::make_unique<JsonPrinter>(limits); break;
+        case Format::kJsonl: printer = std::make_unique<JsonlPrinter>(limits); break;
+        case Format::kCsv: printer = std::make_unique<CsvPrinter>(limits); break;
+        case Format::kMarkdown: printer = std::make_unique<MarkdownPrinter>(jobs, limits); break;
     }
-    return std::make_unique<MarkdownPrinter>(jobs, limits);
+    if (json_path.empty()) return printer;
+    return std::make_unique<SavingPrinter>(std::move(printer), limits, json_path);
 }
 
 }  // namespace bench

@@ -1,8 +1,10 @@
-// Results to stdout as they come: a markdown table as llama-bench prints it, JSON, JSON lines or CSV.
+// Results as they come: a markdown table as llama-bench prints it, JSON, JSON lines or CSV.
 #ifndef BLUELM_BENCH_PRINTER_H
 #define BLUELM_BENCH_PRINTER_H
 
+#include <cstdio>
 #include <memory>
+#include <string>
 
 #include "record.h"
 
@@ -16,12 +18,13 @@ public:
     virtual void end() {}
 };
 
-// `jobs`: all that will come, so that a table shows the settings in which they differ.
+// `jobs`: all that will come, so that a table shows the settings in which they differ. json_path: results go
+// there too, as JSON, under a temporary name until end(); empty: nowhere. Throws Failure.
 std::unique_ptr<Printer> make_printer(Format format, const std::vector<Job>& jobs,
-                                      const std::optional<Limits>& limits);
+                                      const std::optional<Limits>& limits, const std::string& json_path);
 
-// Writes to stdout and flushes. Throws Failure if that does not work (a full disk, a closed pipe).
-void print(const std::string& text);
+// Writes and flushes. Throws Failure if that does not work (a full disk, a closed pipe).
+void print(const std::string& text, std::FILE* to = stdout);
 
 }  // namespace bench
 
