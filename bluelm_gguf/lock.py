@@ -68,7 +68,7 @@ class OwnedLock:
         self._lock.release()
 
     def let_others(self) -> None:
-        """For a thread that is going to take it again: gives those who wait the time to wake up and take it."""
+        """For a thread that will take it again: gives those who wait the time to wake up and take it."""
         if self._waiting:
             time.sleep(0.001)
 

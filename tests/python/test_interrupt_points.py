@@ -1,4 +1,4 @@
-"""Ctrl-C and cancelling at every point of a chat: the next answer is that of a fresh session, to the token."""
+"""Ctrl-C and cancelling at every point of a chat: the next answer is a fresh session's, to the token."""
 
 from __future__ import annotations
 
@@ -227,31 +227,29 @@ def test_cancelling_within_a_chunk(tmp_path) -> None:
         llm.close()
 
 
-def test_a_cancelled_step_of_an_answer(model: Model, files, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancelled while a token is being decoded, or just after: the ledger knows whether it is in the cache."""
-    for n_calls in (1, 2):
-        chat = model.chat()
-        stream = chat.stream("what is this?", max_tokens=60)
-        next(stream)
-        original = LanguageModel.prefill_tokens
+@pytest.mark.parametrize("n_calls", [1, 2])
+def test_a_cancelled_step_of_an_answer(model: Model, monkeypatch: pytest.MonkeyPatch, n_calls: int) -> None:
+    """Cancelled before a token is decoded, or just after: the ledger knows whether it is in the cache."""
+    chat = model.chat()
+    stream = chat.stream("what is this?", max_tokens=60)
+    next(stream)
+    original = LanguageModel.prefill_tokens
 
-        def prefill_tokens(
-            self: Any, *args: Any, on_progress: Any = None, n: int = n_calls, **kw: Any
-        ) -> None:
-            calls = 0
+    def prefill_tokens(self: Any, *args: Any, on_progress: Any = None, **options: Any) -> None:
+        calls = 0
 
-            def report(*step: Any) -> Any:
-                nonlocal calls
-                calls += 1
-                if calls == n:
-                    stream.cancel()
-                return on_progress(*step)
+        def report(*step: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == n_calls:
+                stream.cancel()
+            return on_progress(*step)
 
-            original(self, *args, on_progress=report, **kw)
+        original(self, *args, on_progress=report, **options)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(LanguageModel, "prefill_tokens", prefill_tokens)
-            rest = list(stream)
-        reply = stream.reply
-        assert reply is not None and reply.finish_reason == "cancelled" and len(rest) <= 1
-        assert is_fresh(model, chat, chat.ask("and?", max_tokens=8))
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "prefill_tokens", prefill_tokens)
+        rest = list(stream)
+    reply = stream.reply
+    assert reply is not None and reply.finish_reason == "cancelled" and len(rest) <= 1
+    assert is_fresh(model, chat, chat.ask("and?", max_tokens=8))
