@@ -220,6 +220,11 @@ class Background:
                 handle._state = "waiting"
         self._resume()
 
+    def pause(self) -> None:
+        """Stops the work; the next question, or picture, goes on with it."""
+        with self.changing():
+            self._is_paused = True
+
     def shut_down(self) -> None:
         """Stops the work for good; what was not encoded is cancelled. Does not wait for the thread."""
         with self.changing():

@@ -139,6 +139,10 @@ class Chat:
         """Takes a pending picture out of the chat, whatever its state; others are left alone."""
         self._background.remove(handle)
 
+    def pause(self) -> None:
+        """Stops the background work until something waits for a picture, or another one is added."""
+        self._background.pause()
+
     def wait(self, timeout: float | None = None, on_progress: ProgressFn | None = None) -> bool:
         """Waits until the background work is done, successfully or not.
 

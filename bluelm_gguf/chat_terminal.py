@@ -2,163 +2,342 @@
 
 from __future__ import annotations
 
-import contextlib
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-from urllib.parse import unquote, urlparse
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-from .chat import Chat
-from .errors import BluelmError
-from .terminal import ProgressLine, printable, timings_line
+from .errors import BluelmError, Cancelled
+from .lines import ClearedLine, Lines, PlainLines
+from .terminal import (
+    ProgressLine,
+    is_dumb,
+    print_answer,
+    printable,
+    say,
+    silent_keys,
+    timings_line,
+)
+from .typed_paths import dropped_pictures, paths_from
+
+if TYPE_CHECKING:
+    from .answer import ReplyStream
+    from .background import ImageHandle
+    from .chat import Chat
+    from .context_full import Policy
+    from .model import Model
 
 HELP = """\
-/image PATH   add a picture to the next question
+/image PATH   add a picture to the next question; dropping a file on the line does the same
+/images       the pictures that wait for the next question
+/remove N     take picture N back
+/retry        answer the last question again
+/undo         take the last question back
 /clear        forget the conversation and its pictures
+/system TEXT  a new conversation with this system prompt
 /timings      show times after each answer, or stop showing them
 /help         this list
 /quit         leave, as Ctrl-D does
-Ctrl-C ends an answer; at the prompt, twice in a row, it leaves."""
+Ctrl-C ends an answer; on an empty line it stops the work on a picture; twice in a row it leaves."""
+
+_UNITS = {"encode": "tiles", "prefill": "tokens"}
+_TAKES_PATH = ("/image", "/save", "/load")
 
 
 class ChatTerminal:
     """One conversation on stdin, stdout and stderr.
 
     Args:
-        chat: The conversation.
+        model: Answers; stays the caller's.
         options: Handed to `Chat.stream` with every question.
+        system: System prompt.
+        context_full: What happens then, see `Chat`.
         show_timings: Whether times follow each answer.
-        say: Prints a message.
+        keep_history: Whether typed lines are remembered in a file.
     """
 
     def __init__(
-        self, chat: Chat, options: Mapping[str, Any], *, show_timings: bool, say: Callable[[str], None]
+        self,
+        model: Model,
+        options: Mapping[str, Any],
+        *,
+        system: str | None = None,
+        context_full: Policy = "drop",
+        show_timings: bool = False,
+        keep_history: bool = True,
     ) -> None:
-        self._chat = chat
+        self._model = model
+        self._context_full: Policy = context_full
+        self._chat = model.chat(system=system, context_full=context_full)
         self._options = dict(options)
         self._show_timings = show_timings
-        self._say = say
         self._progress = ProgressLine()
+        self._leaving = _Leaving()
+        self._draft = ""  # what the next prompt begins with
+        self._is_leaving = False
+        self._names: dict[str, str] = {}  # of pictures, by their content
+        self._guard = threading.Lock()
+        self._is_asking = False  # a question waits for its pictures, and reports what is wrong with them
         self._is_tty = sys.stdin.isatty()
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self._image,
+            "/images": self._images,
+            "/remove": self._remove,
+            "/retry": self._retry,
+            "/undo": self._undo,
             "/clear": self._clear,
+            "/system": self._system,
             "/timings": self._timings,
             "/help": self._help,
         }
+        self._lines = self._open_lines(keep_history)
+
+    def _open_lines(self, keep_history: bool) -> Lines:
+        if not self._is_tty:
+            return PlainLines()
+        if is_dumb() or not (sys.stderr.isatty() or sys.stdout.isatty()):
+            return PlainLines("> ")
+        from .line_editor import LineEditor, history_path
+
+        return LineEditor(
+            [(name, name in _TAKES_PATH) for name in (*self._commands, "/quit")],
+            status=self._status,
+            on_drop=self._add,
+            history_file=history_path() if keep_history else None,
+        )
 
     def run(self, images: Sequence[str] = ()) -> None:
-        """Until /quit, Ctrl-D, or Ctrl-C twice.
+        """Until /quit, Ctrl-D, Ctrl-C twice, or the end of the input.
 
         Raises:
-            BluelmError: a picture given at the start cannot be used.
+            BluelmError: a picture given at the start cannot be used, where nobody is there to give another.
             KeyboardInterrupt: left with Ctrl-C.
+            SystemExit: the terminal was closed, or the process was asked to end.
         """
-        for image in images:
-            self._add(image)
+        with self._leaving, warnings.catch_warnings():
+            warnings.showwarning = self._show_warning
+            try:
+                self._begin(images)
+                self._loop()
+            except (KeyboardInterrupt, OSError):
+                self._leaving.check()  # a terminal that is gone cannot be written to either
+                raise
+            finally:
+                self._chat.close()
+                self._lines.flush()
+
+    def _show_warning(self, message: Warning | str, *_args: Any, **_options: Any) -> None:
+        """A warning, of whichever thread, does not disturb the line either."""
+        self._lines.notify(f"bluelm-gguf: warning: {printable(str(message))}")
+
+    def _begin(self, images: Sequence[str]) -> None:
         if self._is_tty:
-            with contextlib.suppress(ImportError):
-                import readline  # noqa: F401  (gives input() line editing and history)
             print("Ask something. /image PATH adds a picture, /help lists the rest.", file=sys.stderr)
-        is_leaving = False
+        self._add(images)
+
+    def _loop(self) -> None:
         while True:
             try:
-                line = self._read()
+                draft, self._draft = self._draft, ""
+                line = self._lines.read(draft).strip()
             except EOFError:
-                if self._is_tty:
-                    print(file=sys.stderr)
                 return
-            except KeyboardInterrupt:
-                print(file=sys.stderr)
-                if is_leaving or not self._is_tty:
-                    raise
-                is_leaving = True
-                print("(Ctrl-C again, or Ctrl-D, leaves)", file=sys.stderr)
+            except ClearedLine:
+                self._leaving.check()
                 continue
-            is_leaving = False
-            line = line.strip()
+            except KeyboardInterrupt:
+                self._leaving.check()
+                self._interrupted()
+                continue
+            self._is_leaving = False
             if line in ("/quit", "/exit"):
                 return
             try:
-                self._obey(line)
+                with silent_keys():
+                    self._obey(line)
             except KeyboardInterrupt:
+                self._leaving.check()
                 self._progress.clear()
                 if not self._is_tty:
                     raise
                 print("(stopped)", file=sys.stderr)
+            except Cancelled:
+                self._progress.clear()
             except BluelmError as error:
                 self._progress.clear()
-                self._say(f"error: {error}")
+                say(f"error: {error}")
+            self._lines.flush()
 
-    def _read(self) -> str:
-        if self._is_tty and sys.stdout.isatty():
-            return input("> ")
-        if self._is_tty:
-            # input() would write its prompt to stdout, which is a file or a pipe.
-            print("> ", end="", file=sys.stderr, flush=True)
-        return input()
+    def _interrupted(self) -> None:
+        """Ctrl-C at an empty prompt."""
+        if self._is_leaving or not self._is_tty:
+            raise KeyboardInterrupt
+        self._is_leaving = True
+        what = "Ctrl-C again, or Ctrl-D, leaves"
+        if self._status()[1]:
+            self._chat.pause()
+            what = f"stopped; the next question goes on with the pictures; {what}"
+        print(f"({what})", file=sys.stderr)
 
     def _obey(self, line: str) -> None:
         if not line:
             return
-        if line.startswith("/"):
+        pictures = dropped_pictures(line)
+        if pictures:
+            self._add(pictures)
+        elif line.startswith("/"):
             command, _, argument = line.partition(" ")
             if command in self._commands:
                 self._commands[command](argument.strip())
             else:
-                self._say(f"there is no {command}; /help lists what there is")
-            return
-        self._answer(line)
+                say(f"there is no {printable(command)}; /help lists what there is")
+        else:
+            self._answer(lambda: self._chat.stream(line, on_progress=self._progress, **self._options), line)
 
-    def _answer(self, question: str) -> None:
-        clean = printable if sys.stdout.isatty() else str
-        stream = self._chat.stream(question, on_progress=self._progress, **self._options)
-        is_begun = False
+    def _answer(self, begin: Callable[[], ReplyStream], question: str = "") -> None:
+        """Prints an answer; a question that could not be asked comes back to be edited."""
+        with self._guard:
+            self._is_asking = True
         try:
-            with stream:
-                for piece in stream:
-                    if not is_begun:
-                        self._progress.clear()
-                        is_begun = True
-                    sys.stdout.write(clean(piece))
-                    sys.stdout.flush()
+            reply = print_answer(begin(), self._progress)
+        except BluelmError:
+            self._draft = question
+            raise
         finally:
-            self._progress.clear()
-            if is_begun:
-                print(flush=True)
-        reply = stream.reply
-        if reply is not None and not reply.text:
+            with self._guard:
+                self._is_asking = False
+                self._report_failed()
+        if not reply.text:
             print("(no answer)", file=sys.stderr)
-        if reply is not None and self._show_timings:
+        if reply.dropped_turns:
+            n = reply.dropped_turns
+            what = "the oldest turn is" if n == 1 else f"the {n} oldest turns are"
+            print(f"(the context is full: {what} left out)", file=sys.stderr)
+        if self._show_timings:
             print(timings_line(reply.timings), file=sys.stderr)
 
-    # --------------------------------------------------------------------------------------------- commands
+    # --------------------------------------------------------------------------------------------- pictures
 
-    def _image(self, argument: str) -> None:
-        if not argument:
-            self._say("/image needs a path")
-            return
-        self._add(path_from(argument))
+    def _add(self, paths: Sequence[str]) -> None:
+        """Has pictures encoded and prefilled in the background; where nobody types meanwhile, waits."""
+        for path in paths:
+            handle = self._chat.add_image(path)
+            if self._is_tty:
+                handle.add_done_callback(self._on_picture)
+            else:
+                self._wait_for(handle)
+        self._lines.refresh()
 
-    def _add(self, path: str) -> None:
-        handle = self._chat.add_image(path, on_progress=self._progress)
+    def _wait_for(self, handle: ImageHandle) -> None:
         try:
-            encoded = handle.result()
+            self._chat.wait(on_progress=self._progress)
+            handle.result()
         except BaseException:
             self._chat.remove_image(handle)
             raise
-        self._progress.clear()
-        plan = encoded.plan
+        finally:
+            self._progress.clear()
+        self._names[handle.result().key] = handle.name
+        print(self._described(handle), file=sys.stderr)
+
+    def _on_picture(self, handle: ImageHandle) -> None:
+        """A picture was encoded, failed or was taken back; called by the thread that worked on it."""
+        if handle.exception() is None:
+            self._names[handle.result().key] = handle.name
+        with self._guard:
+            if not self._is_asking:  # else the question says so
+                self._report_failed()
+
+    def _report_failed(self) -> None:
+        for handle in self._chat.pending_images:
+            if handle.state == "failed":
+                self._chat.remove_image(handle)
+                self._lines.notify(f"bluelm-gguf: error: {printable(str(handle.exception()))}")
+                self._lines.refresh()
+
+    def _status(self) -> tuple[str, bool]:
+        """What the background does, in one line; whether it is at work."""
+        handles = self._chat.pending_images
+        return " | ".join(map(self._state, handles)), any(handle.state != "ready" for handle in handles)
+
+    def _name(self, handle: ImageHandle) -> str:
+        """What the user called a picture, also after /undo, when only its content is left."""
+        if handle.done() and handle.exception() is None:
+            return printable(self._names.get(handle.result().key, "picture"))
+        return printable(handle.name)
+
+    def _state(self, handle: ImageHandle) -> str:
+        """What is being done with a picture."""
+        name, state, progress = Path(self._name(handle)).name, handle.state, handle.progress
+        if state == "ready":
+            return f"{name} ready, {handle.n_tokens} tokens"
+        if progress is None:
+            return f"{name}: {state}"
+        stage, done, total = progress
+        return f"{name}: {state} {done}/{total} {_UNITS.get(stage, '')}"
+
+    def _described(self, handle: ImageHandle) -> str:
+        """A picture in one line, as far as it is known."""
+        plan = handle.plan
+        if plan is None or handle.state != "ready":
+            return self._state(handle)
         unit = "tile" if plan.n_tiles == 1 else "tiles"
-        print(
-            f"{path}: {plan.width} x {plan.height}, {plan.n_tiles} {unit}, {encoded.n_tokens} tokens, "
-            f"{encoded.timings.total_ms:.0f} ms",
-            file=sys.stderr,
-        )
+        size = f"{plan.width} x {plan.height}"
+        return f"{self._name(handle)}: {size}, {plan.n_tiles} {unit}, {handle.n_tokens} tokens"
+
+    def _image(self, argument: str) -> None:
+        if argument:
+            self._add(paths_from(argument))
+        else:
+            say("/image needs a path")
+
+    def _images(self, _argument: str) -> None:
+        handles = self._chat.pending_images
+        for i, handle in enumerate(handles, 1):
+            print(f"{i}  {self._described(handle)}", file=sys.stderr)
+        n_before = sum(len(turn.images) for turn in self._chat.turns)
+        if not handles or n_before:
+            print(f"({n_before} in the conversation, {len(handles)} for the next question)", file=sys.stderr)
+
+    def _remove(self, argument: str) -> None:
+        handles = self._chat.pending_images
+        if not handles:
+            say("no picture waits for the next question")
+        elif not argument.isdecimal() or not 1 <= int(argument) <= len(handles):
+            say(f"/remove needs a number from 1 to {len(handles)}; /images lists them")
+        else:
+            handle = handles[int(argument) - 1]
+            self._chat.remove_image(handle)
+            print(f"(taken back: {self._name(handle)})", file=sys.stderr)
+
+    # ----------------------------------------------------------------------------------------- conversation
+
+    def _retry(self, _argument: str) -> None:
+        self._answer(lambda: self._chat.retry(on_progress=self._progress, **self._options))
+
+    def _undo(self, _argument: str) -> None:
+        question = self._chat.undo()
+        if question is None:
+            say("there is no question to take back")
+            return
+        self._draft = question
+        print(f"(taken back: {printable(question)})", file=sys.stderr)
 
     def _clear(self, _argument: str) -> None:
         self._chat.clear()
         print("(a new conversation)", file=sys.stderr)
+
+    def _system(self, argument: str) -> None:
+        self._replace(self._model.chat(system=argument or None, context_full=self._context_full))
+        print("(a new conversation)", file=sys.stderr)
+
+    def _replace(self, chat: Chat) -> None:
+        before, self._chat = self._chat, chat
+        before.close()
 
     def _timings(self, _argument: str) -> None:
         self._show_timings = not self._show_timings
@@ -168,18 +347,37 @@ class ChatTerminal:
         print(HELP, file=sys.stderr)
 
 
-def path_from(text: str) -> str:
-    """A path as a person or a terminal's drag and drop writes it: plain, quoted, escaped, or file://."""
-    text = text.strip()
-    if text.startswith("file://"):
-        return unquote(urlparse(text).path)
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
-    out, escaped = [], False
-    for c in text:
-        if c == "\\" and not escaped:
-            escaped = True
-            continue
-        out.append(c)
-        escaped = False
-    return "".join(out)
+class _Leaving:
+    """Has the program leave in order when the terminal closes or somebody ends it.
+
+    Such a signal acts as Ctrl-C does, which stops whatever is being done without harm to native code; whoever
+    catches that KeyboardInterrupt calls `check`.
+    """
+
+    def __init__(self) -> None:
+        self._code: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Leaving:
+        for name in ("SIGHUP", "SIGTERM"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                self._before[number] = signal.signal(number, self._leave)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _leave(self, number: int, _frame: FrameType | None) -> None:
+        self._code = 128 + number
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)  # the second time without ado
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise SystemExit(self._code)
+        signal.raise_signal(signal.SIGINT)
+
+    def check(self) -> None:
+        """Raises SystemExit if it is time to leave."""
+        if self._code is not None:
+            raise SystemExit(self._code)

@@ -1,14 +1,15 @@
 """The `bluelm-gguf` command: parses, calls, prints.
 
 Answers go to stdout, everything else to stderr. Exit codes: 0, 1 (failed), 2 (usage), 130 (Ctrl-C).
-The commands themselves are in cli_answer.py (run, chat), cli_files.py (convert, info,
-tiles) and cli_cache.py.
+The commands are in cli_answer.py (run, chat), cli_files.py (convert, info, tiles), cli_bench.py and
+cli_cache.py.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+import warnings
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -18,6 +19,7 @@ from .cli_bench import PASS_THROUGH, bench
 from .cli_cache import cache
 from .cli_common import Failure, command
 from .cli_files import convert, info, tiles
+from .terminal import say
 
 app = typer.Typer(
     add_completion=False,
@@ -45,6 +47,18 @@ def _root(
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+    """The package's own warnings in one line, as its errors are; others as Python shows them."""
+    if category is UserWarning:
+        say(f"warning: {message}")
+    else:
+        _python_shows_warning(message, category, *args, **kwargs)
+
+
+_python_shows_warning = warnings.showwarning
 
 
 for _command in (run, chat, convert, info, tiles):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from enum import Enum
+from typing import Annotated, Any
 
 import typer
 
@@ -17,12 +17,7 @@ from .cli_common import (
     TimingsOption,
     command,
     max_tokens,
-    say,
 )
-
-if TYPE_CHECKING:
-    from .answer import ReplyStream
-    from .results import Reply
 
 # ------------------------------------------------------------------------------------------------------ run
 
@@ -47,7 +42,7 @@ def run(
     ] = False,
 ) -> None:
     """Answers one question about one or more pictures."""
-    from .terminal import ProgressLine, printable, timings_line
+    from .terminal import ProgressLine, print_answer, timings_line
 
     flags.check(has_images=bool(image))
     options = sampling.options() | {"system": system, "max_tokens": max_tokens(n_predict)}
@@ -58,39 +53,14 @@ def run(
         prompt = sys.stdin.read()
     if not prompt.strip():
         raise typer.BadParameter("the question is empty", param_hint="-p")
-    clean = printable if sys.stdout.isatty() else str
     progress = ProgressLine()
     with flags.open() as model:
         stream = model.stream(prompt, images=images, on_progress=progress, **options)
-        reply = _print_answer(stream, progress, None if as_json else clean)
+        reply = print_answer(stream, progress, is_shown=not as_json)
     if as_json:
         print(json.dumps(reply.as_dict(), ensure_ascii=False))
     if timings:
         print(timings_line(reply.timings), file=sys.stderr)
-
-
-def _print_answer(stream: ReplyStream, progress: Any, clean: Callable[[str], str] | None) -> Reply:
-    """Streams an answer to stdout (unless clean is None) and returns it.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C; `stream.reply` holds what there is, and the line is ended.
-    """
-    is_begun = False
-    try:
-        with stream:
-            for piece in stream:
-                if not is_begun:
-                    progress.clear()
-                if clean is not None:
-                    is_begun = True
-                    sys.stdout.write(clean(piece))
-                    sys.stdout.flush()
-    finally:
-        progress.clear()
-        if is_begun or (clean is not None and stream.reply is not None):
-            print(flush=True)
-    assert stream.reply is not None
-    return stream.reply
 
 
 def _picture(name: str) -> Any:
@@ -105,6 +75,13 @@ def _picture(name: str) -> Any:
 # ----------------------------------------------------------------------------------------------------- chat
 
 
+class ContextFull(str, Enum):
+    """As `Chat` takes it."""
+
+    drop = "drop"
+    stop = "stop"
+
+
 @command
 def chat(
     flags: ModelFlags,
@@ -113,6 +90,16 @@ def chat(
     system: SystemOption = None,
     n_predict: PredictOption = 512,
     timings: TimingsOption = False,
+    context_full: Annotated[
+        ContextFull,
+        typer.Option(
+            "--context-full",
+            help="When the conversation no longer fits: leave out the oldest turns, or stop.",
+        ),
+    ] = ContextFull.drop,
+    no_history: Annotated[
+        bool, typer.Option("--no-history", help="Remember what is typed until the end only.")
+    ] = False,
 ) -> None:
     """A conversation. /help lists what can be typed besides questions."""
     from .chat_terminal import ChatTerminal
@@ -120,5 +107,8 @@ def chat(
     flags.check(has_images=bool(images))
     options = sampling.options() | {"max_tokens": max_tokens(n_predict)}
     with flags.open() as model:
-        terminal = ChatTerminal(model.chat(system=system), options, show_timings=timings, say=say)
+        terminal = ChatTerminal(
+            model, options, system=system, context_full=context_full.value, show_timings=timings,
+            keep_history=not no_history,
+        )  # fmt: skip
         terminal.run(images or [])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from .errors import BluelmError
+from .terminal import ProgressLine, say
 
 if TYPE_CHECKING:
     from .model import Model
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 
 class Failure(Exception):
     """Ends a command with exit code 1 and this text."""
-
-
-def say(text: str) -> None:
-    """One message on stderr."""
-    print(f"bluelm-gguf: {text}", file=sys.stderr, flush=True)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -141,6 +137,9 @@ class ModelFlags:
             "--tile-batch", metavar="N", min=1, max=17, help="Tiles per run of the vision encoder, 1 to 17."
         ),
     ] = 4
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor keep encoded pictures on disk.")
+    ] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Show llama.cpp's own log.")] = False
 
     def check(self, *, has_images: bool) -> None:
@@ -159,9 +158,8 @@ class ModelFlags:
             )
 
     def open(self) -> Model:
-        """Loads it, with progress; warnings are printed as one line each."""
+        """Loads it, with progress."""
         from .model import Model
-        from .terminal import ProgressLine
 
         progress = ProgressLine()
         try:
@@ -175,6 +173,7 @@ class ModelFlags:
                     n_threads=self.threads,
                     chunk=self.chunk,
                     batch=self.tile_batch,
+                    cache=not self.no_cache,
                     verbose=self.verbose,
                     on_progress=progress,
                 )
@@ -201,9 +200,28 @@ class SamplingFlags:
     min_p: Annotated[
         float, typer.Option("--min-p", min=0, max=1, help="Leave out what is below P times the likeliest.")
     ] = 0.05
-    repeat_penalty: Annotated[
-        float, typer.Option("--repeat-penalty", help="Penalty on the last 64 tokens; 1: none.")
+    typical: Annotated[
+        float, typer.Option("--typical", min=0, max=1, help="Locally typical sampling with this P; 1: none.")
     ] = 1.0
+    repeat_penalty: Annotated[
+        float, typer.Option("--repeat-penalty", help="Divides the score of tokens that came before; 1: none.")
+    ] = 1.0
+    repeat_last_n: Annotated[
+        int,
+        typer.Option(
+            "--repeat-last-n",
+            metavar="N",
+            min=-1,
+            help="How many of the last tokens the penalties look at; -1: the whole context.",
+        ),
+    ] = 64
+    presence_penalty: Annotated[
+        float,
+        typer.Option("--presence-penalty", help="Taken off the score of tokens that came before; 0: none."),
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float, typer.Option("--frequency-penalty", help="The same, times how often they came; 0: none.")
+    ] = 0.0
     seed: Annotated[
         int | None, typer.Option("-s", "--seed", min=0, max=2**32 - 1, help="Of the sampling. [random]")
     ] = None
@@ -217,17 +235,53 @@ class SamplingFlags:
         ),
     ] = None
 
+    grammar: Annotated[
+        Path | None,
+        typer.Option("--grammar", metavar="FILE", help="A grammar in GBNF that the answer has to follow."),
+    ] = None
+    json_schema: Annotated[
+        Path | None,
+        typer.Option("--json-schema", metavar="FILE", help="A JSON schema that the answer has to follow."),
+    ] = None
+
     def options(self) -> dict[str, Any]:
-        """As `Model.stream` and `Chat.stream` take them."""
+        """As `Model.stream` and `Chat.stream` take them.
+
+        Raises:
+            Failure: a grammar or schema file cannot be read or used.
+        """
+        from .grammar import read_grammar, schema_grammar
+
+        if self.grammar is not None and self.json_schema is not None:
+            raise typer.BadParameter("excludes --json-schema", param_hint="--grammar")
         return {
             "temp": self.temp,
             "top_k": self.top_k,
             "top_p": self.top_p,
             "min_p": self.min_p,
+            "typical_p": self.typical,
             "repeat_penalty": self.repeat_penalty,
+            "repeat_last_n": self.repeat_last_n,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
             "seed": self.seed,
+            "grammar": _checked_text(self.grammar, "grammar", read_grammar),
+            "json_schema": _checked_text(self.json_schema, "json_schema", schema_grammar),
             "stop": tuple(self.reverse_prompt or ()),
         }
+
+
+def _checked_text(path: Path | None, kind: str, check: Callable[[str], object]) -> str | None:
+    """A file's text, looked at before a model is loaded; messages name the file."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        check(text)
+    except (UnicodeDecodeError, ValueError) as error:
+        what = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise Failure(f"{path}: {what.removeprefix(f'{kind}: ')}") from None
+    return text
 
 
 SystemOption = Annotated[str | None, typer.Option("-sys", "--system", metavar="TEXT", help="System prompt.")]

@@ -13,7 +13,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .cli_common import CtxOption, Failure, command, say
+from .cli_common import CtxOption, Failure, command
+from .terminal import ProgressLine, say
 
 # -------------------------------------------------------------------------------------------------- convert
 
@@ -50,7 +51,6 @@ def convert(
         converter = importlib.import_module("bluelm_gguf.convert")
     except ImportError as error:
         raise Failure(f"the converter is not part of this installation ({error})") from None
-    from .terminal import ProgressLine
 
     for option, value, allowed in (
         ("--llm-type", llm_type, converter.LLM_TYPES),

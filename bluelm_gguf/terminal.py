@@ -1,13 +1,19 @@
-"""What the terminal shows: progress, timings, and text that cannot play tricks on it."""
+"""What the terminal shows: answers, progress, timings, and text that cannot play tricks on it."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sys
 import time
-from typing import TextIO
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
 
-from .results import Timings
+from .results import Reply, Timings
+
+if TYPE_CHECKING:
+    from .answer import ReplyStream
 
 _LABELS = {
     "load": ("loading the model", "%"),
@@ -30,7 +36,7 @@ class ProgressLine:
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stderr
-        self._enabled = self._out.isatty()
+        self._enabled = self._out.isatty() and not is_dumb()
         self._drawn = 0.0
         self._begun = 0.0, 0  # of the stage: time, and what was done by then
         self._stage = ""
@@ -79,6 +85,72 @@ class ProgressLine:
             self._enabled = False
 
 
+def say(text: str) -> None:
+    """One message on stderr."""
+    with contextlib.suppress(OSError):  # the terminal is gone
+        print(f"bluelm-gguf: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def is_dumb() -> bool:
+    """Whether the terminal can do nothing but print."""
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown") or (
+        os.name != "nt" and not os.environ.get("TERM")
+    )
+
+
+@contextlib.contextmanager
+def silent_keys() -> Iterator[None]:
+    """What is typed while the program writes does not appear in between; the next prompt shows it."""
+    if not sys.stdin.isatty() or os.name == "nt":
+        yield
+        return
+    import termios
+
+    fd = sys.stdin.fileno()
+    is_gone = contextlib.suppress(OSError, termios.error)  # the terminal
+    before: list[Any] | None = None
+    with is_gone:
+        before = termios.tcgetattr(fd)
+        flags = before[3] & ~termios.ECHO
+        termios.tcsetattr(fd, termios.TCSADRAIN, [*before[:3], flags, *before[4:]])
+    try:
+        yield
+    finally:
+        if before is not None:
+            with is_gone:
+                termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def print_answer(stream: ReplyStream, progress: ProgressLine, *, is_shown: bool = True) -> Reply:
+    """Brings an answer to its end and writes it to stdout as it comes; a terminal gets printable text only.
+
+    Args:
+        stream: The answer; closed at the end.
+        progress: Taken away before the first piece.
+        is_shown: False writes nothing.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; `stream.reply` holds what there is, and the line is ended.
+    """
+    clean = printable if sys.stdout.isatty() else str
+    is_begun = False
+    try:
+        with stream:
+            for piece in stream:
+                if not is_begun:
+                    progress.clear()
+                if is_shown:
+                    is_begun = True
+                    sys.stdout.write(clean(piece))
+                    sys.stdout.flush()
+    finally:
+        progress.clear()
+        if is_begun or (is_shown and stream.reply is not None):
+            print(flush=True)
+    assert stream.reply is not None
+    return stream.reply
+
+
 def printable(text: str) -> str:
     """Model output without control characters: a terminal must not take orders from it."""
     return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
@@ -88,11 +160,13 @@ def timings_line(timings: Timings) -> str:
     """Timings in one line."""
     parts = []
     if timings.encode_ms:
-        parts.append(f"image {timings.encode_ms:.0f} ms")
+        cached = " from the cache" if timings.images_cached and not timings.images_encoded else ""
+        parts.append(f"image {timings.encode_ms:.0f} ms{cached}")
     n_prefilled = timings.image_tokens_prefilled + timings.text_tokens_prefilled
     n_prompt = timings.image_tokens + timings.text_tokens
     of = "" if n_prefilled == n_prompt else f" of {n_prompt}"
-    parts.append(f"prefill {n_prefilled}{of} tokens, {timings.prefill_tps:.1f} token/s")
+    image = f" ({timings.image_tokens_prefilled} image)" if timings.image_tokens else ""
+    parts.append(f"prefill {n_prefilled}{of} tokens{image}, {timings.prefill_tps:.1f} token/s")
     parts.append(f"decode {timings.generated_tokens} tokens, {timings.decode_tps:.1f} token/s")
     parts.append(f"first token after {timings.ttft_ms:.0f} ms")
     return " | ".join(parts)

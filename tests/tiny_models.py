@@ -129,11 +129,13 @@ def write_mmproj(
     n_embd_out: int = 64,
     downsample: int = 2,
     seed: int = 1,
+    width: int = 64,
+    n_layer: int = 2,
     metadata: dict[str, str] | None = None,
 ) -> Path:
-    """A SigLIP of two layers of width 64 with real pictures' sizes (docs/mmproj.md)."""
+    """A SigLIP with real pictures' sizes (docs/mmproj.md)."""
     rng = np.random.default_rng(seed)
-    width, n_ff, n_layer = 64, 256, 2
+    n_ff = 4 * width
     writer = gguf.GGUFWriter(path, "clip")
     values: dict[str, Any] = {
         "general.type": "mmproj",

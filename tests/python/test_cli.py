@@ -30,7 +30,7 @@ def test_version_and_help(program) -> None:
     for args in (["-h"], ["--help"]):
         done = program(*args)
         assert done.returncode == 0
-        for command in ("run", "chat", "convert", "info", "tiles", "doctor"):
+        for command in ("run", "chat", "convert", "info", "tiles", "cache", "doctor"):
             assert f"\n  {command} " in done.stdout
     for command in ("run", "chat", "convert", "info", "tiles", "doctor"):
         assert program(command, "-h").returncode == 0
@@ -44,7 +44,9 @@ def test_version_and_help(program) -> None:
         ("run", "-p", "a", "--tile-batch", "18"), ("run", "-p", "a", "--chunk", "600"),
         ("run", "-p", "a", "--temp", "-1"),
         ("run", "-p", "a", "--mmproj", "x.gguf"), ("run", "-p", "a", "-m", "x.gguf", "--image", "x.png"),
-        ("run", "--image", "-"), ("chat", "-m", "x.gguf", "picture.png"), ("info",), ("tiles",), ("convert",),
+        ("run", "-p", "a", "--grammar", "a", "--json-schema", "b"), ("cache",),
+        ("chat", "--context-full", "panic"), ("run", "--image", "-"), ("chat", "-m", "x.gguf", "picture.png"), ("info",), ("tiles",),
+        ("convert",),
         ("tiles", "10x10", "-o", "plan.jpg"), ("convert", ".", "-o", "x", "--llm-type", "q9"),
         ("convert", ".", "-o", "x", "--llm-only", "--vision-only"),
     ],
@@ -109,12 +111,80 @@ def test_run_flags_reach_the_model(program, files) -> None:
     hot = ("--temp", 3, "--top-k", 0, "--top-p", 1, "--min-p", 0)
     assert answer(*hot, "--seed", 1) == answer(*hot, "--seed", 1) != answer(*hot, "--seed", 2)
     assert answer(*hot, "--top-k", 1) == greedy
+    assert answer(*hot, "--typical", 0.01, "--seed", 1) != answer(*hot, "--seed", 1)
+    assert answer("--presence-penalty", 100) != greedy
+    assert answer("--frequency-penalty", 100, "--repeat-last-n", -1) != greedy
+    assert answer("--presence-penalty", 100, "--repeat-last-n", 0) == greedy
     assert answer("--system", "be the user") != greedy
     assert answer("-sys", "be the user") == answer("--system", "be the user")
     assert answer(*hot, "-s", 1) == answer(*hot, "--seed", 1)
     middle = greedy[4]
     assert answer("-r", middle, "--reverse-prompt", "~~") == greedy[: greedy.index(middle)] + "\n"
     assert answer("--chunk", 3, "--batch-size", 16) == greedy
+
+
+def test_an_answer_that_follows_a_file(program, files, tmp_path: Path) -> None:
+    grammar, schema = tmp_path / "g.gbnf", tmp_path / "s.json"
+    ask = ("run", "-m", files.llm, "-p", "what?", "-n", 200)
+    grammar.write_text('root ::= "red" | "blue"')
+    assert program(*ask, "--grammar", grammar).stdout in ("red\n", "blue\n")
+    schema.write_text('{"type": "object", "properties": {"is": {"type": "boolean"}}, "required": ["is"]}')
+    assert json.loads(program(*ask, "--json-schema", schema).stdout)["is"] in (True, False)
+    done = program("chat", "-m", files.llm, "--grammar", grammar, stdin=b"what?\nand?\n")
+    assert set(done.stdout.splitlines()) <= {"red", "blue"} and done.stdout.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "content", "reason"),
+    [
+        ("--grammar", b'root ::= "red" | blue', "line 1: the rule 'blue' is not defined"),
+        ("--grammar", b"", "it is empty"),
+        ("--grammar", b"root ::= \"\xff\"", "not UTF-8 text"),
+        ("--json-schema", b"{", "it is not JSON"),
+        ("--json-schema", b"[]", "an object is needed, not list"),
+        ("--json-schema", None, "No such file or directory"),
+    ],
+)  # fmt: skip
+def test_a_bad_grammar_or_schema_is_one_line(
+    program, files, tmp_path: Path, flag: str, content: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "rules"
+    if content is not None:
+        path.write_bytes(content)
+    done = program("run", "-m", files.llm, "-p", "what?", flag, path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"bluelm-gguf: error: {path}: {reason}")
+
+
+def test_pictures_come_from_the_cache(program, files, tmp_path: Path) -> None:
+    env = os.environ | {"BLUELM_CACHE_DIR": str(tmp_path / "cache")}
+    ask = ("run", *files.pair, "--image", files.large, "-p", "what?", "-n", 8, "--json")
+
+    def found(*args: object) -> tuple[str, int, int]:
+        reply = json.loads(program(*ask, *args, env=env).stdout)
+        return reply["text"], reply["timings"]["images_encoded"], reply["timings"]["images_cached"]
+
+    text, *first = found("--no-cache")
+    assert first == [1, 0] and not (tmp_path / "cache").exists()
+    assert found() == (text, 1, 0)
+    assert found() == (text, 0, 1)
+    assert program(*ask[:-1], "--timings", env=env).stderr.startswith("image ")
+    assert " ms from the cache |" in program(*ask[:-1], "--timings", env=env).stderr
+    assert found("--no-cache") == (text, 1, 0)
+    assert program("cache", "clear", env=env).stdout.startswith("1 picture removed")
+    assert found() == (text, 1, 0)
+
+
+def test_a_cache_that_cannot_be_written_is_one_warning(program, files, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a directory should be")
+    env = os.environ | {"BLUELM_CACHE_DIR": str(tmp_path / "cache")}
+    done = program("run", *files.pair, "--image", files.small, "-p", "what?", "-n", 2, env=env)
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("bluelm-gguf: warning: the cache of encoded pictures is off: ")
+    lines = f"/image {files.small}\nwhat?\n".encode()
+    done = program("chat", *files.pair, "-n", 2, stdin=lines, env=env)
+    assert done.returncode == 0 and "bluelm-gguf: warning: the cache" in done.stderr
+    assert "UserWarning" not in done.stderr
 
 
 def test_a_broken_pipe_is_quiet(files) -> None:
@@ -224,6 +294,22 @@ def test_chat_takes_lines_from_a_pipe(program, files, scripted: Path) -> None:
     assert (
         done.returncode == 0 and "3 tiles, 588 tokens" in done.stderr and "1 tile, 196 tokens" in done.stderr
     )
+
+
+def test_chat_without_a_terminal_needs_no_prompt_toolkit(files, scripted: Path) -> None:
+    code = """
+import runpy, sys
+sys.argv[0] = "bluelm-gguf"
+try:
+    runpy.run_module("bluelm_gguf.cli", run_name="__main__")
+finally:
+    print([name for name in ("prompt_toolkit", "asyncio") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "chat", "-m", str(scripted), "-t", "1"],
+        input=b"what?\n", capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.decode() == f"{SCRIPT}\n[]\n"
 
 
 def test_chat_survives_what_goes_wrong(program, files) -> None:

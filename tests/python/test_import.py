@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "transformers", "numpy", "PIL", "llama_cpp", "gguf", "jinja2", "typer")
+HEAVY = (
+    "torch", "transformers", "numpy", "PIL", "llama_cpp", "gguf", "jinja2", "typer", "prompt_toolkit"
+)  # fmt: skip
 
 
 def _run(code: str) -> str:
