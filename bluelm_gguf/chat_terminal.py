@@ -22,7 +22,7 @@ from .terminal import (
     silent_keys,
     timings_line,
 )
-from .typed_paths import dropped_pictures, paths_from
+from .typed_paths import dropped_pictures, path_from, paths_from
 
 if TYPE_CHECKING:
     from .answer import ReplyStream
@@ -39,6 +39,8 @@ HELP = """\
 /undo         take the last question back
 /clear        forget the conversation and its pictures
 /system TEXT  a new conversation with this system prompt
+/save FILE    write the conversation with its pictures; --kv: with the KV cache too
+/load FILE    go on with a saved conversation
 /timings      show times after each answer, or stop showing them
 /help         this list
 /quit         leave, as Ctrl-D does
@@ -91,6 +93,8 @@ class ChatTerminal:
             "/undo": self._undo,
             "/clear": self._clear,
             "/system": self._system,
+            "/save": self._save,
+            "/load": self._load,
             "/timings": self._timings,
             "/help": self._help,
         }
@@ -219,6 +223,7 @@ class ChatTerminal:
             print(f"(the context is full: {what} left out)", file=sys.stderr)
         if self._show_timings:
             print(timings_line(reply.timings), file=sys.stderr)
+            print(self._model.memory, file=sys.stderr)
 
     # --------------------------------------------------------------------------------------------- pictures
 
@@ -334,6 +339,28 @@ class ChatTerminal:
     def _system(self, argument: str) -> None:
         self._replace(self._model.chat(system=argument or None, context_full=self._context_full))
         print("(a new conversation)", file=sys.stderr)
+
+    def _save(self, argument: str) -> None:
+        words = argument.split()
+        has_kv = "--kv" in (words[:1] + words[-1:])
+        path = path_from(argument.removeprefix("--kv").removesuffix("--kv") if has_kv else argument)
+        if not path:
+            say("/save needs a path")
+            return
+        self._chat.save(path, kv=has_kv)
+        n_bytes = Path(path).stat().st_size
+        print(f"({printable(path)}: {n_bytes / 1e6:.1f} MB)", file=sys.stderr)
+
+    def _load(self, argument: str) -> None:
+        if not argument:
+            say("/load needs a path")
+            return
+        self._replace(self._model.load_chat(path_from(argument)))
+        turns = self._chat.turns
+        n_questions = sum(turn.role == "user" for turn in turns)
+        n_images = sum(len(turn.images) for turn in turns)
+        what = f"{n_questions} question{'s' * (n_questions != 1)}, {n_images} picture{'s' * (n_images != 1)}"
+        print(f"(a conversation of {what})", file=sys.stderr)
 
     def _replace(self, chat: Chat) -> None:
         before, self._chat = self._chat, chat

@@ -38,7 +38,7 @@ def run(
     timings: TimingsOption = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print one object with text, timings, token counts and tile plans."),
+        typer.Option("--json", help="Print one object: text, timings, token counts, tile plans, memory."),
     ] = False,
 ) -> None:
     """Answers one question about one or more pictures."""
@@ -57,10 +57,12 @@ def run(
     with flags.open() as model:
         stream = model.stream(prompt, images=images, on_progress=progress, **options)
         reply = print_answer(stream, progress, is_shown=not as_json)
+        memory = model.memory
     if as_json:
-        print(json.dumps(reply.as_dict(), ensure_ascii=False))
+        print(json.dumps(reply.as_dict() | {"memory": memory.as_dict()}, ensure_ascii=False))
     if timings:
         print(timings_line(reply.timings), file=sys.stderr)
+        print(memory, file=sys.stderr)
 
 
 def _picture(name: str) -> Any:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -109,6 +110,14 @@ def max_tokens(n_predict: int) -> int | None:
     return None if n_predict < 0 else n_predict
 
 
+class FreeVision(str, Enum):
+    """As `Model` takes it."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 @dataclass(frozen=True)
 class ModelFlags:
     """Which model, and how it is loaded."""
@@ -137,6 +146,20 @@ class ModelFlags:
             "--tile-batch", metavar="N", min=1, max=17, help="Tiles per run of the vision encoder, 1 to 17."
         ),
     ] = 4
+    cache_type_k: Annotated[
+        str | None,
+        typer.Option(
+            "-ctk", "--cache-type-k", metavar="TYPE", help="What the KV cache keeps keys as: f16, q8_0, ..."
+        ),
+    ] = None
+    cache_type_v: Annotated[
+        str | None,
+        typer.Option("-ctv", "--cache-type-v", metavar="TYPE", help="The same for values."),
+    ] = None
+    free_vision: Annotated[
+        FreeVision,
+        typer.Option("--free-vision", help="Whether the vision weights leave memory after each picture."),
+    ] = FreeVision.auto
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither read nor keep encoded pictures on disk.")
     ] = False
@@ -162,9 +185,15 @@ class ModelFlags:
         from .model import Model
 
         progress = ProgressLine()
+
+        def show(message: Warning | str, *_args: Any, **_options: Any) -> None:
+            progress.clear()
+            say(f"warning: {message}")
+
         try:
-            with warnings.catch_warnings(record=True) as caught:
+            with warnings.catch_warnings():
                 warnings.simplefilter("always", UserWarning)
+                warnings.showwarning = show
                 loaded = Model(
                     self.model,
                     mmproj=self.mmproj,
@@ -173,15 +202,15 @@ class ModelFlags:
                     n_threads=self.threads,
                     chunk=self.chunk,
                     batch=self.tile_batch,
+                    type_k=self.cache_type_k,
+                    type_v=self.cache_type_v,
+                    free_vision=self.free_vision.value,
                     cache=not self.no_cache,
                     verbose=self.verbose,
                     on_progress=progress,
                 )
         finally:
             progress.clear()
-        for warning in caught:
-            if issubclass(warning.category, UserWarning):
-                say(f"warning: {warning.message}")
         if loaded.is_demo:
             say("no model given (-m): the embedded demo model answers; it knows drawn shapes and words only")
         return loaded

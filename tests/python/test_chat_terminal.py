@@ -299,22 +299,40 @@ def test_retry_and_undo(terminal: Open, files) -> None:
     t.wait_until(lambda: "ready" in t.status, "the picture")
     first = t.command(QUESTION)
     again = t.command("/retry")
-    assert again[:-1] == first[:-1]
+    assert again[:-2] == first[:-2]
     assert prefilled(again)[1] == 0 and prefilled(again)[0] <= prefilled(first)[0]
     second = t.command("what the user is")
     t.enter("/undo")
     t.wait_until(lambda: t.at_prompt and t.typed == "what the user is", "the question on the line")
-    assert t.command("")[:-1] == second[:-1]
+    assert t.command("")[:-2] == second[:-2]
     t.enter("/undo")
     t.wait_until(lambda: t.at_prompt and t.typed == "what the user is", "the question on the line")
     t.send("\x15")
     t.enter("/undo")
     t.wait_until(lambda: t.at_prompt and t.typed == QUESTION, "the first question on the line")
     t.wait_until(lambda: t.status == "large.png ready, 588 tokens", "the picture")  # waits again
-    assert t.command("")[:-1] == first[:-1]
+    assert t.command("")[:-2] == first[:-2]
     t.command("/clear")
     assert t.command("/undo") == ["bluelm-gguf: there is no question to take back"]
     assert "error: there is no question" in t.command("/retry")[0]
+
+
+def test_save_and_load(terminal: Open, files, tmp_path: Path) -> None:
+    saved = tmp_path / "my chat"
+    t = terminal("chat", *files.pair, "-n", 3, files.large)
+    t.wait_until(lambda: "ready" in t.status, "the picture")
+    t.command(QUESTION)
+    assert re.fullmatch(rf"\({re.escape(str(saved))}: [\d.]+ MB\)", t.command(f"/save {saved}")[0])
+    expected = t.command("and what the user is?")
+    t.send(CTRL_D)
+    assert t.exit_code() == 0
+    t = terminal("chat", *files.pair, "-n", 3)
+    t.prompt()
+    assert t.command(f"/load {saved}") == ["(a conversation of 1 question, 1 picture)"]
+    assert t.command("and what the user is?") == expected
+    assert t.command("/load /no/such")[0].startswith("bluelm-gguf: error: /no/such: ")
+    assert t.command("/save")[0] == "bluelm-gguf: /save needs a path"
+    assert len(t.command("more?")) >= 1  # the conversation is still there
 
 
 @pytest.mark.parametrize("policy", ["drop", "stop"])
@@ -355,7 +373,7 @@ def test_conversation(terminal: Open, scripted: Path) -> None:
     assert "\ufffd" not in t.seen
     assert t.command("") == []
     assert t.command("/timings") == ["(times are shown)"]
-    assert "token/s" in t.command(QUESTION)[1]
+    assert "token/s" in t.command(QUESTION)[1] and "KV cache" in t.text
     assert "there is no /fly" in t.command("/fly")[0]
     t.enter("/quit")
     assert t.exit_code() == 0

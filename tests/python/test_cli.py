@@ -45,8 +45,8 @@ def test_version_and_help(program) -> None:
         ("run", "-p", "a", "--temp", "-1"),
         ("run", "-p", "a", "--mmproj", "x.gguf"), ("run", "-p", "a", "-m", "x.gguf", "--image", "x.png"),
         ("run", "-p", "a", "--grammar", "a", "--json-schema", "b"), ("cache",),
-        ("chat", "--context-full", "panic"), ("run", "--image", "-"), ("chat", "-m", "x.gguf", "picture.png"), ("info",), ("tiles",),
-        ("convert",),
+        ("chat", "--context-full", "panic"), ("run", "--image", "-"), ("chat", "-m", "x.gguf", "picture.png"),
+        ("info",), ("tiles",), ("convert",), ("run", "-p", "a", "--free-vision", "sometimes"),
         ("tiles", "10x10", "-o", "plan.jpg"), ("convert", ".", "-o", "x", "--llm-type", "q9"),
         ("convert", ".", "-o", "x", "--llm-only", "--vision-only"),
     ],
@@ -70,8 +70,9 @@ def test_run_answers_as_the_library_does(program, files) -> None:
     with Model(files.llm, mmproj=files.mmproj, n_threads=1) as model:
         reply = model.generate("what is this?", images=[files.large], max_tokens=16)
     assert done.stdout == reply.text + "\n"
-    assert [part.split()[0] for part in done.stderr.split(" | ")] == ["image", "prefill", "decode", "first"]
-    assert done.stderr.count("\n") == 1
+    times, memory = done.stderr.splitlines()
+    assert [part.split()[0] for part in times.split(" | ")] == ["image", "prefill", "decode", "first"]
+    assert memory.startswith("memory: ") and "KV cache" in memory and "process" in memory
 
 
 def test_run_json(program, files) -> None:
@@ -81,7 +82,8 @@ def test_run_json(program, files) -> None:
     assert done.stderr == ""
     (line,) = done.stdout.splitlines()
     found = json.loads(line)
-    assert set(found) == {"text", "finish_reason", "timings", "images"}
+    assert set(found) == {"text", "finish_reason", "timings", "images", "memory"}
+    assert found["memory"]["kv_cache"] > 0
     assert found["finish_reason"] == "length"
     assert [i["n_tiles"] for i in found["images"]] == [3, 1]
     assert (
@@ -120,6 +122,7 @@ def test_run_flags_reach_the_model(program, files) -> None:
     assert answer(*hot, "-s", 1) == answer(*hot, "--seed", 1)
     middle = greedy[4]
     assert answer("-r", middle, "--reverse-prompt", "~~") == greedy[: greedy.index(middle)] + "\n"
+    assert answer("-ctk", "bf16", "-ctv", "f32", "--free-vision", "never") == greedy
     assert answer("--chunk", 3, "--batch-size", 16) == greedy
 
 
@@ -224,6 +227,22 @@ def test_a_warning_is_one_line(program, files) -> None:
     done = program("run", "-m", files.llm, "-p", "what?", "-n", 1, "-c", 2100)
     assert done.returncode == 0
     assert done.stderr.startswith("bluelm-gguf: warning: ") and done.stderr.count("\n") == 1
+
+
+def test_kv_types_reach_the_model(program, files) -> None:
+    ask = ("run", "-m", files.llm, "-p", "what?", "-n", 2, "--json")
+    sizes = [json.loads(program(*ask, "-ctk", k, "-ctv", v).stdout)["memory"]["kv_cache"]
+             for k, v in (("f32", "f32"), ("f32", "f16"), ("f16", "f16"))]  # fmt: skip
+    assert sizes[0] == 2 * sizes[2] and sizes[1] == 1.5 * sizes[2]
+    done = program(*ask, "-ctk", "q9")
+    assert done.returncode == 1 and done.stderr.startswith("bluelm-gguf: error: type_k is 'q9'")
+
+
+def test_vision_weights_come_and_go(program, files) -> None:
+    ask = ("run", *files.pair, "--image", files.small, "-p", "what?", "-n", 4, "--no-cache", "--json")
+    never, always = (json.loads(program(*ask, "--free-vision", way).stdout) for way in ("never", "always"))
+    assert never["text"] == always["text"]
+    assert always["memory"]["vision_weights"] == 0 < never["memory"]["vision_weights"]
 
 
 def test_info(program, files) -> None:
