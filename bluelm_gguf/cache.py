@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidArgumentError
-from .files import PART_SUFFIX, one_line, write_atomically
+from .files import PART_SUFFIX, STALE_S, one_line, write_atomically
 from .identity import RememberedDigests
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ _DIGEST_BYTES = 32
 _DATA_AT = 128  # the header, its digest, and zeros up to here
 _MAX_SIDE = 1 << 24  # rows, columns
 _SUFFIX = ".emb"
-_STALE_S = 3600  # after so long, a temporary file belongs to a process that is no more
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,7 @@ class EmbeddingCache:
             if path.suffix == _SUFFIX:
                 entries.append((stat.st_mtime_ns, path, stat.st_size))
                 total += stat.st_size
-            elif time.time() - stat.st_mtime > _STALE_S:
+            elif time.time() - stat.st_mtime > STALE_S:
                 path.unlink(missing_ok=True)
         for _, path, size in sorted(entries):
             if total <= self.max_bytes:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 PART_SUFFIX = ".part"
+STALE_S = 3600
+"""After so many seconds, a temporary file belongs to a process that is no more."""
 
 
 @contextlib.contextmanager
@@ -19,6 +23,8 @@ def write_atomically(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
     Whoever opens the name meanwhile gets the old file, whole. Several processes may write the same name: the
     last one wins.
 
+    What a killed process left of the same name goes when it is an hour old.
+
     Args:
         path: The name; its directory is there.
         durable: Whether the contents are on the disk before the name is, so that losing power leaves the old
@@ -27,6 +33,7 @@ def write_atomically(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
     Raises:
         OSError: as open(), write() and rename() do.
     """
+    _remove_stale(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{PART_SUFFIX}")
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0)
     try:
@@ -42,6 +49,13 @@ def write_atomically(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
         raise
     if durable:
         _sync_directory(path.parent)
+
+
+def _remove_stale(path: Path) -> None:
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*{PART_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > STALE_S:
+                old.unlink()
 
 
 def _sync_directory(directory: Path) -> None:
