@@ -131,6 +131,12 @@ def _snapshot(chat: Chat, llm: ModelFile, cells: Sequence[Cell]) -> Conversation
     for image in [*(image for turn in turns for image in turn.images), *pending]:
         pictures.setdefault(image.key, (len(pictures), image))
 
+    for _, image in pictures.values():
+        if image.key != model._need_vision().key_of(image.digest):
+            raise MismatchError(
+                "the conversation holds a picture that another vision file encoded, and cannot be saved"
+            )
+
     def indices(images: Sequence[EncodedImage]) -> tuple[int, ...]:
         return tuple(pictures[image.key][0] for image in images)
 

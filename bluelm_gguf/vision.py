@@ -367,11 +367,14 @@ class VisionEncoder:
             return None
 
         def go_on() -> None:
-            if on_progress is not None and on_progress("encode", 0, picture.plan.n_tiles) is False:
+            is_stopped = on_progress is not None and on_progress("encode", 0, picture.plan.n_tiles) is False
+            if is_stopped or interrupt.pending:
                 raise Cancelled("encoding was cancelled")
 
         try:
-            return combine("bluelm embeddings", picture.digest, self.identity(go_on=go_on), self._variant)
+            with DeferredInterrupt() as interrupt:
+                identity = self.identity(go_on=go_on)
+            return combine("bluelm embeddings", picture.digest, identity, self._variant)
         except Cancelled:
             raise
         except BluelmError as error:

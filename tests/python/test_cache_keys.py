@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,17 @@ def test_a_vision_file_replaced_under_a_running_model(files, tmp_path: Path) -> 
             assert not vision.encode(files.small).is_cached
         assert not vision.encode(files.small).is_cached
     assert EmbeddingCache(tmp_path / "cache").entries() == []
+
+
+def test_interrupting_while_the_vision_file_is_read(files, tmp_path: Path, aged: None) -> None:
+    """Ctrl-C before the first tile: nothing is remembered of a digest that was not finished."""
+    with Model(files.llm, mmproj=files.mmproj, n_ctx=512, n_threads=1, cache=tmp_path) as model:
+        for ask in (model.encode, lambda image, **o: model.generate("what?", images=[image], **o)):
+            with pytest.raises(KeyboardInterrupt):
+                ask(files.small, on_progress=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+            assert list(tmp_path.iterdir()) == []
+        assert not model.encode(files.small).is_cached
+        assert model.encode(files.small).is_cached
 
 
 def test_cancelling_during_a_hit(files, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from bluelm_gguf import (
     InvalidArgumentError,
     MismatchError,
     Model,
+    VisionEncoder,
 )
 from bluelm_gguf.conversation import ConversationFile
 
@@ -261,6 +262,19 @@ def test_other_model_files_are_refused(saved: Path, files, tmp_path: Path) -> No
         )
     with Model(files.llm, n_ctx=2048, n_threads=1) as model:
         refused(model, saved, MismatchError, "without a vision file; give mmproj.gguf")
+
+
+def test_a_picture_of_another_vision_file_is_not_saved_as_this_ones(
+    model: Model, files, tmp_path: Path
+) -> None:
+    other = tiny_models.write_mmproj(tmp_path / "other.gguf", seed=5)
+    with VisionEncoder(other, n_threads=1) as vision:
+        foreign = vision.encode(files.small)
+    chat = model.chat()
+    chat.add_image(foreign)
+    with pytest.raises(MismatchError, match="another vision file encoded"):
+        chat.save(tmp_path / "chat")
+    assert not (tmp_path / "chat").exists()
 
 
 def test_a_context_too_small_is_refused(saved: Path, files) -> None:
