@@ -61,6 +61,7 @@ int run(int argc, char** argv) {
     bench::catch_llama_log(options.verbose);
     llama_backend_init();
     bench::check(bluelm_llama_prepare());
+    bench::register_llm_kernels(!options.llm_kernels.empty() && options.llm_kernels.back() == 1);
     std::string llm = options.model, vision = options.mmproj;
     std::optional<bench::Limits> limits;
     std::unique_ptr<bench::Printer> printer;

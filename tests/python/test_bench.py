@@ -131,6 +131,16 @@ def test_every_combination_once(run_bench: Bench) -> None:
     assert generated == [(n, k) for n in ("tg1", "tg1 @ d16") for k in ("f16", "q8_0")]  # chunk: no matter
 
 
+def test_llm_kernels(run_bench: Bench) -> None:
+    """Turned off, llama.cpp's own compute; the environment variable does the same for all models."""
+    few = ("-t", "1", "-r", "1", "-p", "4", "--no-warmup", "-o", "json")
+    rows = rows_of(run_bench(*few, "--llm-kernels", "0"))
+    assert [row["llm_kernels"] for row in rows] == ["llama.cpp"] * 2
+    ours = rows_of(run_bench(*few))[1]["llm_kernels"]
+    both = [row["llm_kernels"] for row in rows_of(run_bench(*few, "--llm-kernels", "0,1"))]
+    assert both == ["llama.cpp", "llama.cpp", ours]
+
+
 def test_table5(run_bench: Bench) -> None:
     result = run_bench("--table5", "-t", "1", "-r", "1", "-n", "2", "--no-warmup")
     assert result.returncode == 0, result.stderr

@@ -80,6 +80,8 @@ Settings all_settings(const Options& o) {
                 c.n_batch = std::max(c.n_batch, v);
             });
         }
+        multiply(configs, o.llm_kernels.empty() ? std::vector<int>{1} : o.llm_kernels,
+                 [](Config& c, int v) { c.llm_kernels = v; });
         multiply(configs, o.type_k, [](Config& c, ggml_type v) { c.type_k = v; });
         multiply(configs, o.type_v, [](Config& c, ggml_type v) { c.type_v = v; });
         multiply(configs, o.flash_attn, [](Config& c, int v) { c.flash_attn = v; });

@@ -36,6 +36,12 @@ void check(bluelm_status status) {
     throw Failure(bluelm_last_error());
 }
 
+void register_llm_kernels(bool required) {
+    const bluelm_status status = bluelm_llm_kernels_register();
+    if (status == BLUELM_OK || (status == BLUELM_ERR_UNSUPPORTED && !required)) return;
+    throw Failure(bluelm_last_error());
+}
+
 void catch_llama_log(bool verbose) {
     show_log = verbose;
     llama_log_set(on_log, nullptr);
@@ -43,14 +49,18 @@ void catch_llama_log(bool verbose) {
 
 // ------------------------------------------------------------------------------------------------- LLM
 
-Llm::Llm(const std::string& path, bool repack) : path_(path) {
+Llm::Llm(const std::string& path, const Config& c) : path_(path) {
     std::FILE* file = std::fopen(path.c_str(), "rb");
     if (!file) throw Failure(strf("%s: %s", path.c_str(), std::strerror(errno)));
     std::fclose(file);
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = 0;
-    params.use_extra_bufts = repack;
+    params.use_extra_bufts = c.repack != 0;
     params.progress_callback = [](float, void*) { return stop_signal() == 0; };
+    // Fails only where they could not be registered: then there is nothing to turn off.
+    (void)bluelm_llm_kernels_enable(c.llm_kernels != 0 && c.repack != 0);
+    const char* kernels = bluelm_llm_kernels_name();
+    kernels_ = *kernels ? kernels : "llama.cpp";
     last_complaint.clear();
     Stopwatch loading;
     model_.reset(llama_model_load_from_file(path.c_str(), params));

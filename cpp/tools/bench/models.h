@@ -17,14 +17,15 @@ struct Config;
 class Llm {
 public:
     // Throws Failure (with llama.cpp's own reason), Interrupted.
-    Llm(const std::string& path, bool repack);
+    Llm(const std::string& path, const Config& config);
 
     llama_model* get() const { return model_.get(); }
     double load_ms() const { return load_ms_; }
     const LlmCost& cost() const { return cost_; }
     int32_t n_vocab() const;
     int32_t n_embd() const;
-    std::string type() const;  // "llama 3B Q4_0"
+    std::string type() const;                                // "llama 3B Q4_0"
+    const std::string& kernels() const { return kernels_; }  // "amx", "llama.cpp"
 
     struct ContextDeleter {
         void operator()(llama_context* ctx) const { llama_free(ctx); }
@@ -40,6 +41,7 @@ private:
     std::string path_;
     std::unique_ptr<llama_model, ModelDeleter> model_;
     double load_ms_ = 0;
+    std::string kernels_;
     LlmCost cost_;
 };
 
@@ -63,6 +65,10 @@ private:
 
 // Throws Failure with libbluelm's message, or Interrupted.
 void check(bluelm_status status);
+
+// Brings this library's kernels into llama.cpp, once and before a model is loaded. Where that cannot be:
+// nothing, or Failure if they are required or BLUELM_CPU_LEVEL is wrong.
+void register_llm_kernels(bool required);
 
 // Sends llama.cpp's log to stderr (verbose) or nowhere, and keeps its last complaint for messages.
 void catch_llama_log(bool verbose);

@@ -51,6 +51,7 @@ how (several values, separated by commas or as first-last[+step|*factor], are me
   -ctv, --cache-type-v TYPE   [f16]
   -fa, --flash-attn on|off|auto  [auto]
   --repack 0|1                rearranged weights and fast kernels [1]
+  --llm-kernels 0|1           this library's matmul kernels inside llama.cpp [1 where this CPU has them]
   -r, --repetitions N         [5]
   --no-warmup                 no run before the measured ones
   --delay S                   seconds to wait before each test, so that a phone cools down [0]
@@ -175,6 +176,7 @@ public:
         ints({"--tile-batch"}, o_.tile_batch, 1, 17);
         ints({"--pipeline"}, o_.pipeline, 0, 1);
         ints({"--repack"}, o_.repack, 0, 1);
+        ints({"--llm-kernels"}, o_.llm_kernels, 0, 1);
         types({"-ctk", "--cache-type-k"}, o_.type_k);
         types({"-ctv", "--cache-type-v"}, o_.type_v);
         add({"-fa", "--flash-attn"}, [this](auto& v, auto name) {

@@ -115,6 +115,7 @@ public:
         setting(jobs, "V", "f16", [](const Config& c) { return ggml_type_name(c.type_v); });
         setting(jobs, "fa", "-1", [](const Config& c) { return strf("%d", c.flash_attn); });
         setting(jobs, "repack", "1", [](const Config& c) { return strf("%d", c.repack); });
+        setting(jobs, "kernels", "1", [](const Config& c) { return strf("%d", c.llm_kernels); });
         columns_.push_back({"test", 20, false});
         columns_.push_back({"ms", 20, true});
         columns_.push_back({"per second", 22, true});
@@ -126,6 +127,7 @@ public:
         if (!begun_) header();
         begun_ = true;
         last_ = r;
+        if (!r.llm_kernels.empty()) last_llm_ = r.llm_kernels;
         if (r.peak_rss) peak_ = std::max(peak_, *r.peak_rss);
         if (r.job.kind == Kind::kTable5) return table5_.push_back(r);
         const auto share = share_of_limit(r, limits_);
@@ -224,9 +226,10 @@ private:
         const char* level = bluelm_cpu_level();
         std::string text = strf("\nbuild: %s\n", bluelm_build_info());
         text +=
-            strf("CPU: %s; %zu CPUs, %d cores, %d of them big; run on %s; kernels: %s\n",
+            strf("CPU: %s; %zu CPUs, %d cores, %d of them big; run on %s; kernels: %s%s\n",
                  cpu_description().c_str(), usable_cpus().size(), physical_cores(usable_cpus()),
-                 physical_cores(big_cpus()), mask_text(last_.job.config.cpus).c_str(), level ? level : "n/a");
+                 physical_cores(big_cpus()), mask_text(last_.job.config.cpus).c_str(), level ? level : "n/a",
+                 last_llm_.empty() ? "" : (", in llama.cpp: " + last_llm_).c_str());
         text += strf("peak RSS: %s; frequency in the last test: %s; temperature: %s\n",
                      peak_ ? bytes_text(static_cast<double>(peak_)).c_str() : "n/a",
                      pair(last_.mhz_first, last_.mhz_last, "MHz").c_str(),
@@ -238,6 +241,7 @@ private:
     std::vector<Column> columns_;
     std::vector<Result> table5_;
     Result last_;
+    std::string last_llm_;
     uint64_t peak_ = 0;
     bool begun_ = false;
 };

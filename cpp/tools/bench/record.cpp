@@ -111,6 +111,7 @@ Record to_record(const Result& r, const std::optional<Limits>& limits) {
         {"type_v", json_string(ggml_type_name(c.type_v))},
         {"flash_attn", json_string(flash_text(c.flash_attn))},
         {"repack", whole(c.repack)},
+        {"llm_kernels", r.llm_kernels.empty() ? "null" : json_string(r.llm_kernels)},
         {"test_time", json_string(utc(r.unix_time))},
         {"repetitions", whole(static_cast<int64_t>(r.ms.size()))},
         {"avg_ms", number(ms)},

@@ -42,6 +42,8 @@ void prefill(llama_context* ctx, const Config& c, const std::vector<int32_t>& to
     check(bluelm_prefill_tokens(ctx, &params, tokens.data(), static_cast<int64_t>(tokens.size()), pos0,
                                 logits, go_on, nullptr, nullptr));
     llama_synchronize(ctx);
+    // bluelm_prefill_* takes the context's abort callback away.
+    llama_set_abort_callback(ctx, [](void*) { return stop_signal() != 0; }, nullptr);
 }
 
 void decode_one(llama_context* ctx, int32_t token) {
@@ -104,9 +106,10 @@ void Runner::load(const Job& job) {
             vision_config_ = c;
         }
     }
-    if (job.needs_llm() && !llm_path_.empty() && (!llm_ || llm_config_.repack != c.repack)) {
+    if (job.needs_llm() && !llm_path_.empty() &&
+        (!llm_ || llm_config_.repack != c.repack || llm_config_.llm_kernels != c.llm_kernels)) {
         llm_.reset();
-        llm_ = std::make_unique<Llm>(llm_path_, c.repack != 0);
+        llm_ = std::make_unique<Llm>(llm_path_, c);
         llm_config_ = c;
     }
     check_stopped();
@@ -115,6 +118,7 @@ void Runner::load(const Job& job) {
 void Runner::describe(const Job& job, Result& r) const {
     if (llm_ && job.needs_llm()) {
         r.llm_type = llm_->type();
+        r.llm_kernels = llm_->kernels();
         r.llm_file = base_name(llm_path_);
         r.llm_bytes = static_cast<int64_t>(llama_model_size(llm_->get()));
         r.llm_params = static_cast<int64_t>(llama_model_n_params(llm_->get()));

@@ -29,7 +29,7 @@ struct Result {
     const char* unit = "";   // "t" or "tiles"
     std::vector<Part> parts;
     int n_tiles = 0, image_tokens = 0;
-    std::string llm_type, vision_type;
+    std::string llm_type, vision_type, llm_kernels;
     std::string llm_file, vision_file;  // names without directory
     int64_t llm_bytes = 0, llm_params = 0, vision_bytes = 0, vision_params = 0;
     // At the first and the last repetition.
