@@ -1,5 +1,7 @@
 # make demo    installs into .venv and answers questions about the pictures in examples/images
 # make test    installs what the tests need, then runs them all
+# make test-cpp  the C++ unit tests alone
+# make arm-test  compiles the programs for aarch64 and tests them on emulated CPUs; installs what it needs if root
 # make lint    ruff, mypy, clang-format
 # make bench-peers  times encoder and LLM against llama.cpp, PyTorch and OpenVINO; needs a quiet machine
 # make format  what ruff and clang-format can put right by themselves
@@ -12,10 +14,13 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LLAMA := llama-cpp-python==0.3.36
-BUILD_SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp convert -name '*.cpp' -o -name '*.h' -o -name '*.py')
-CPP_SOURCES := $(shell find cpp -name '*.cpp' -o -name '*.h')
+BUILD_SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake cpp convert -name '*.cmake' -o -name '*.cpp' -o -name '*.h' -o -name '*.py')
+CPP_SOURCES := $(shell find cpp tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.c')
+CMAKE := $(BIN)/cmake
+CMAKE_PYTHON := -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+ARM_BUILD := build/linux-aarch64-static
 
-.PHONY: demo test test-fast lint format bench-peers install clean
+.PHONY: demo test test-cpp test-fast arm-test lint format bench-peers install clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
@@ -51,8 +56,22 @@ $(VENV)/.lint: $(VENV)/.installed
 	$(PIP) install -q --no-build-isolation -e ".[lint]"
 	@touch $@
 
-test: $(VENV)/.test
+test: $(VENV)/.test test-cpp
 	$(BIN)/python -m pytest
+
+# Against the installed llama-cpp-python: nothing of llama.cpp is compiled again.
+test-cpp: $(VENV)/.installed
+	$(CMAKE) -G Ninja -B build/cpp -DBLUELM_TESTS=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) $(CMAKE_PYTHON)
+	$(CMAKE) --build build/cpp
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+
+arm-test: $(VENV)/.test
+	$(PYTHON) scripts/arm_toolchain.py
+	@date '+%T cross-compiling'
+	$(CMAKE) --preset linux-aarch64-static -DBLUELM_TESTS=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) $(CMAKE_PYTHON)
+	$(CMAKE) --build $(ARM_BUILD)
+	@date '+%T testing'
+	BLUELM_ARM_BUILD=$(abspath $(ARM_BUILD)) $(BIN)/python -m pytest tests/arm --durations=5
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"
