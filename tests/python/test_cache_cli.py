@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -41,3 +42,52 @@ def test_ls_clear_and_path(program, environment: dict[str, str], tmp_path: Path)
     assert "clear" in cache("-h")
     cache(code=2)
     cache("fly", code=2)
+
+
+def run(program, environment: dict[str, str], files, *args: object) -> tuple[str, int, int, str]:
+    """Text, pictures encoded, pictures from the cache, stderr."""
+    done = program(
+        "run", *files.pair, "--image", files.large, "-p", "what?", "-n", "8", "--json", *args, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    reply = json.loads(done.stdout)
+    timings = reply["timings"]
+    return reply["text"], timings["images_encoded"], timings["images_cached"], done.stderr
+
+
+def test_a_second_run_encodes_nothing(program, environment: dict[str, str], files, tmp_path: Path) -> None:
+    text, *counts = run(program, environment, files, "--no-cache")
+    assert counts == [1, 0, ""] and not (tmp_path / "cache").exists()
+    assert run(program, environment, files) == (text, 1, 0, "")
+    # The batch of tiles is no part of what a picture is.
+    assert run(program, environment, files, "--tile-batch", "1") == (text, 0, 1, "")
+    (entry,) = EmbeddingCache(tmp_path / "cache").entries()
+    entry.path.write_bytes(b"damaged")
+    assert run(program, environment, files) == (text, 1, 0, "")
+
+
+def test_a_cache_that_cannot_be_written(program, environment: dict[str, str], files, tmp_path: Path) -> None:
+    """One warning, and the same answer."""
+    (tmp_path / "cache").write_bytes(b"a file")
+    _, n_encoded, _, stderr = run(program, environment, files)
+    assert n_encoded == 1
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("bluelm-gguf: warning: the cache of encoded pictures is off: ")
+
+
+def test_a_conversation_goes_on_in_another_process(
+    program, environment: dict[str, str], files, tmp_path: Path
+) -> None:
+    def chat(*lines: object, code: int = 0) -> tuple[list[str], str]:
+        text = "\n".join(str(line) for line in (*lines, "/quit", ""))
+        done = program("chat", *files.pair, "-n", "6", "--timings", stdin=text.encode(), env=environment)
+        assert "Traceback" not in done.stderr
+        return done.stdout.splitlines(), done.stderr
+
+    saved = tmp_path / "a chat"
+    first, _ = chat(f"/image {files.large}", "what is this?", f"/save {saved} --kv", "and the user?")
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(saved.read_bytes()[:-100])
+    after, errors = chat(f"/load {saved}", f"/load {damaged}", "and the user?")
+    assert len(first) == 2 and after == first[1:]  # the damaged file changed nothing
+    assert "damaged" in errors and "tokens (0 image)" in errors
