@@ -3,9 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/attention.h"
 #include "kernels/layer_ops.h"
-#include "kernels/q8_matmul.h"
 
 namespace bluelm {
 namespace {
@@ -33,7 +31,6 @@ ggml_tensor* build_attention(ggml_context* ctx, const VisionWeights& w, const Vi
         return ggml_add(ctx, build_matmul(ctx, linear, x), linear.b);  // [B * 729, 1152]
     };
     ggml_tensor *q = project(block.q), *k = project(block.k), *v = project(block.v);
-    if (w.fast_kernels && attention_runs(head_dim)) return attention(ctx, q, k, v, c);
     const auto heads = [&](ggml_tensor* y) {
         y = ggml_reshape_4d(ctx, y, head_dim, n_head, n_patches, n_tiles);  // [B, 729, 16, 72]
         return ggml_permute(ctx, y, 0, 2, 1, 3);                            // [B, 16, 729, 72], a view
@@ -96,8 +93,7 @@ void tiles_to_planes(const VisionConfig& c, const uint8_t* tiles, int n, float* 
 }
 
 ggml_tensor* build_matmul(ggml_context* ctx, const Linear& linear, ggml_tensor* x) {
-    // I8 is what q8_pack made of a Q8_0 weight.
-    return linear.w->type == GGML_TYPE_I8 ? q8_matmul(ctx, linear.w, x) : ggml_mul_mat(ctx, linear.w, x);
+    return ggml_mul_mat(ctx, linear.w, x);
 }
 
 ggml_type activation_type(const Linear& linear) {

@@ -15,6 +15,7 @@
 
 #include "error.h"
 #include "ggml-cpu.h"
+#include "kernels/cpu_level.h"
 #include "projector.h"
 #include "siglip.h"
 
@@ -49,14 +50,26 @@ int physical_cores() {
     return logical;
 }
 
+bool uses_own_kernels(const bluelm_vision_params& params) {
+    return params.use_repack != 0 && encoder_runs(cpu_level());
+}
+
 bluelm_vision_params checked(bluelm_vision_params params) {
     if (params.batch < 1 || params.batch > kMaxBatch) {
         throw Error(BLUELM_ERR_INVALID_ARGUMENT,
                     format("batch is %d, not in 1..%d", params.batch, kMaxBatch));
     }
-    // Not yet: the ggml graph is all there is.
-    if (params.weights != BLUELM_WEIGHTS_RESIDENT || params.activations != BLUELM_ACTIVATIONS_AUTO) {
-        throw Error(BLUELM_ERR_UNSUPPORTED, "weights and activations cannot be chosen in this version");
+    if (params.weights != BLUELM_WEIGHTS_RESIDENT && params.weights != BLUELM_WEIGHTS_STREAMED)
+        throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("weights is %d, not 0 or 1", params.weights));
+    if (params.activations < BLUELM_ACTIVATIONS_AUTO || params.activations > BLUELM_ACTIVATIONS_FLOAT)
+        throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("activations is %d, not 0..2", params.activations));
+    if (!uses_own_kernels(params) &&
+        (params.weights != BLUELM_WEIGHTS_RESIDENT || params.activations != BLUELM_ACTIVATIONS_AUTO)) {
+        throw Error(
+            BLUELM_ERR_UNSUPPORTED,
+            format("streamed weights and a choice of activations need the library's own kernels, which "
+                   "%s",
+                   params.use_repack ? "this CPU has none of" : "use_repack = 0 turns off"));
     }
     if (params.n_threads > 512) {
         throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("n_threads is %d, at most 512", params.n_threads));
@@ -82,7 +95,7 @@ void Progress::report(int64_t done) {
 
 bool Progress::poll() {
     if (!callback_ || cancelled_) return cancelled_;
-    return Clock::now() - asked_ >= std::chrono::milliseconds(50) && ask();
+    return due() && ask();
 }
 
 // ---------------------------------------------------------------------------------------------- runner
@@ -133,7 +146,19 @@ void GraphRunner::run(const Build& build, int max_nodes, const float* input, int
 // ---------------------------------------------------------------------------------------------- vision
 
 Vision::Vision(const std::string& path, const bluelm_vision_params& params)
-    : params_(checked(params)), weights_(path, params.use_repack != 0) {}
+    : params_(checked(params)),
+      own_kernels_(uses_own_kernels(params)),
+      weights_(path, own_kernels_             ? WeightLoading::kInFile
+                     : params.use_repack != 0 ? WeightLoading::kRepacked
+                                              : WeightLoading::kPlain) {
+    if (!own_kernels_) return;
+    EncoderOptions options;
+    options.level = cpu_level();
+    options.activations = params_.activations;
+    options.streamed = params_.weights == BLUELM_WEIGHTS_STREAMED;
+    options.n_threads = params_.n_threads;
+    encoder_ = std::make_unique<Encoder>(weights_, options);
+}
 
 bluelm_vision_info Vision::info() const {
     const VisionConfig& c = config();
@@ -154,7 +179,7 @@ bluelm_vision_info Vision::info() const {
     info.column_major = c.column_major;
     info.n_params = weights_.n_params;
     info.weight_bytes = weights_.weight_bytes;
-    info.repacked_tensors = weights_.repacked_tensors;
+    info.repacked_tensors = own_kernels_ ? weights_.matrices : weights_.repacked_tensors;
     std::snprintf(info.name, sizeof info.name, "%s", c.name.c_str());
     std::snprintf(info.ftype, sizeof info.ftype, "%s", c.ftype.c_str());
     return info;
@@ -180,18 +205,37 @@ Vision::Embedded Vision::embed(const Cut& cut, int first, int n, int n_threads) 
     return result;
 }
 
+// Blocks, and the rest of the network unless `out` is NULL, in which case the tokens change in place.
+void Vision::run_back(float* tokens, int n, int n_layers, Progress* progress, float* out,
+                      bluelm_vision_profile* profile) {
+    const VisionConfig& c = config();
+    if (encoder_) {
+        encoder_->run(tokens, n, n_layers, params_.n_threads, progress, out, profile);
+        return;
+    }
+    Stopwatch graph;
+    back_.run(
+        [&](ggml_context* ctx, ggml_tensor* x) {
+            x = build_encoder(ctx, weights_, x, n_layers);
+            if (!out) return x;
+            if (c.post_layernorm) x = build_post_layernorm(ctx, weights_, x);
+            return build_projector(ctx, weights_, build_merge(ctx, weights_, x));
+        },
+        max_nodes(), tokens, int64_t(n) * c.n_patches(), c.n_embd, params_.n_threads, progress,
+        out ? out : tokens);
+    if (profile) profile->graph_ms += graph.ms();
+}
+
 void Vision::encode(const Cut& cut, int n_tiles, Progress& progress, float* out,
                     bluelm_vision_timings* timings) {
     const VisionConfig& c = config();
     bluelm_vision_timings times = {};
     times.struct_size = sizeof times;
     Stopwatch total;
-    const auto encode_rest = [this, &c](ggml_context* ctx, ggml_tensor* x) {
-        x = build_encoder(ctx, weights_, x, c.n_layer);
-        if (c.post_layernorm) x = build_post_layernorm(ctx, weights_, x);
-        return build_projector(ctx, weights_, build_merge(ctx, weights_, x));
-    };
-    const auto batch_at = [&](int first) { return std::min(params_.batch, n_tiles - first); };
+    bluelm_vision_profile profile = {};
+    // Streamed weights are read once for all tiles together.
+    const int batch = params_.weights == BLUELM_WEIGHTS_STREAMED ? kMaxBatch : params_.batch;
+    const auto batch_at = [&](int first) { return std::min(batch, n_tiles - first); };
 
     progress.report(0);
     Embedded now = n_tiles > 0 ? embed(cut, 0, batch_at(0), params_.n_threads) : Embedded();
@@ -204,8 +248,7 @@ void Vision::encode(const Cut& cut, int n_tiles, Progress& progress, float* out,
             coming = std::async(std::launch::async, [&] { return embed(cut, next, batch_at(next), 1); });
         }
         Stopwatch vit;
-        back_.run(encode_rest, max_nodes(), now.tokens.data(), int64_t(now.n) * c.n_patches(), c.n_embd,
-                  params_.n_threads, &progress, out);
+        run_back(now.tokens.data(), now.n, c.n_layer, &progress, out, &profile);
         times.vit_ms += vit.ms();
         times.resize_ms += now.cut_ms;
         times.patch_embd_ms += now.patch_ms;
@@ -219,16 +262,15 @@ void Vision::encode(const Cut& cut, int n_tiles, Progress& progress, float* out,
     }
     times.n_tiles = n_tiles;
     times.total_ms = total.ms();
-    profile_ = {};
-    profile_.struct_size = sizeof profile_;
-    profile_.resize_ms = times.resize_ms;
-    profile_.patch_embd_ms = times.patch_embd_ms;
-    profile_.graph_ms = times.vit_ms;
-    profile_.total_ms = times.total_ms;
-    profile_.multiply_adds = c.multiply_adds() * n_tiles;
-    profile_.n_tiles = n_tiles;
-    profile_.n_batches = times.n_batches;
-    profile_.n_threads = params_.n_threads;
+    profile.struct_size = sizeof profile;
+    profile.resize_ms = times.resize_ms;
+    profile.patch_embd_ms = times.patch_embd_ms;
+    profile.total_ms = times.total_ms;
+    profile.multiply_adds = c.multiply_adds() * n_tiles;
+    profile.n_tiles = n_tiles;
+    profile.n_batches = times.n_batches;
+    profile.n_threads = params_.n_threads;
+    profile_ = profile;
     if (timings) *timings = times;
 }
 
@@ -273,6 +315,27 @@ size_t Vision::stage_floats(const std::string& stage, int n_tiles) const {
     return static_cast<size_t>(per_tile * n_tiles);
 }
 
+void Vision::dump_last(bool merged, const float* tokens, int64_t n_tokens, float* out) {
+    const VisionConfig& c = config();
+    if (encoder_) {
+        const int64_t n = merged ? n_tokens / c.n_patches() * c.tokens_per_tile() : n_tokens;
+        for (int64_t i = 0; i < n; ++i) {
+            if (merged) {
+                encoder_->merged_row(tokens, i, out + i * c.n_merged());
+            } else {
+                encoder_->post_norm(tokens + i * c.n_embd, out + i * c.n_embd);
+            }
+        }
+        return;
+    }
+    back_.run(
+        [&](ggml_context* ctx, ggml_tensor* x) {
+            if (c.post_layernorm) x = build_post_layernorm(ctx, weights_, x);
+            return merged ? build_merge(ctx, weights_, x) : x;
+        },
+        64, tokens, n_tokens, c.n_embd, params_.n_threads, nullptr, out);
+}
+
 void Vision::dump_stage(const uint8_t* tiles, int n_tiles, const std::string& name, float* out) {
     const VisionConfig& c = config();
     int layer = 0;
@@ -282,22 +345,21 @@ void Vision::dump_stage(const uint8_t* tiles, int n_tiles, const std::string& na
     const size_t tile_bytes =
         size_t(3) * static_cast<size_t>(c.image_size) * static_cast<size_t>(c.image_size);
     const Cut cut = [&](int first, int) { return tiles + static_cast<size_t>(first) * tile_bytes; };
-    const auto build = [&](ggml_context* ctx, ggml_tensor* x) {
-        if (stage == Stage::kLayer) return build_encoder(ctx, weights_, x, layer + 1);
-        x = build_encoder(ctx, weights_, x, c.n_layer);
-        if (c.post_layernorm) x = build_post_layernorm(ctx, weights_, x);
-        if (stage == Stage::kPostLn) return x;
-        x = build_merge(ctx, weights_, x);
-        return stage == Stage::kMerged ? x : build_projector(ctx, weights_, x);
-    };
     for (int first = 0; first < n_tiles; first += params_.batch) {
         const int n = std::min(params_.batch, n_tiles - first);
-        const Embedded embedded = embed(cut, first, n, params_.n_threads);
-        if (stage == Stage::kPatchEmbd) {
-            std::copy(embedded.tokens.begin(), embedded.tokens.end(), out);
+        Embedded embedded = embed(cut, first, n, params_.n_threads);
+        float* tokens = embedded.tokens.data();
+        const int64_t n_tokens = int64_t(n) * c.n_patches();
+        const int n_layers = stage == Stage::kPatchEmbd ? 0 : stage == Stage::kLayer ? layer + 1 : c.n_layer;
+        if (stage == Stage::kProjector) {
+            run_back(tokens, n, n_layers, nullptr, out, nullptr);
         } else {
-            back_.run(build, max_nodes(), embedded.tokens.data(), int64_t(n) * c.n_patches(), c.n_embd,
-                      params_.n_threads, nullptr, out);
+            if (n_layers > 0) run_back(tokens, n, n_layers, nullptr, nullptr, nullptr);
+            if (stage == Stage::kMerged || stage == Stage::kPostLn) {
+                dump_last(stage == Stage::kMerged, tokens, n_tokens, out);
+            } else {
+                std::copy(embedded.tokens.begin(), embedded.tokens.end(), out);
+            }
         }
         out += stage_floats(name, n);
     }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "bluelm.h"
+#include "encoder.h"
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
 #include "vision_weights.h"
@@ -35,9 +36,13 @@ public:
     void report(int64_t done);
     // Asks again with the last `done` if 50 ms have passed. True: stop.
     bool poll();
+    // Whether poll() would ask.
+    bool due() const { return callback_ && !cancelled_ && Clock::now() - asked_ >= kPatience; }
+    bool cancelled() const { return cancelled_; }
 
 private:
     using Clock = std::chrono::steady_clock;
+    static constexpr std::chrono::milliseconds kPatience{50};
     bool ask();
 
     bluelm_progress callback_;
@@ -97,12 +102,18 @@ private:
         double cut_ms = 0, patch_ms = 0;
     };
     Embedded embed(const Cut& cut, int first, int n, int n_threads);
+    void run_back(float* tokens, int n, int n_layers, Progress* progress, float* out,
+                  bluelm_vision_profile* profile);
+    // "merged" or "post_ln" from the blocks' tokens.
+    void dump_last(bool merged, const float* tokens, int64_t n_tokens, float* out);
     int max_nodes() const { return 64 + 32 * config().n_layer; }
 
     bluelm_vision_params params_;
+    const bool own_kernels_;
     VisionWeights weights_;
-    GraphRunner front_;  // stage 1; a runner of its own, since both stages may be at work
-    GraphRunner back_;   // stage 2
+    std::unique_ptr<Encoder> encoder_;  // NULL: stage 2 as a ggml graph
+    GraphRunner front_;                 // stage 1; a runner of its own, since both stages may be at work
+    GraphRunner back_;                  // stage 2
     bluelm_vision_profile profile_ = {};
 };
 

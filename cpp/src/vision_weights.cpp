@@ -10,11 +10,15 @@
 #include <unordered_set>
 #include <utility>
 
+#if !defined(_WIN32)
+#include <sys/types.h>
+#include <unistd.h>
+#endif
+
 #include "cpu_buffers.h"
 #include "error.h"
 #include "ggml-cpu.h"
 #include "gguf.h"
-#include "kernels/q8_matmul.h"
 #include "tiler.h"
 
 namespace bluelm {
@@ -343,8 +347,9 @@ struct TensorInfo {
     std::string name;
     std::vector<int64_t> shape;  // rows first, as in docs/mmproj.md
     Kind kind;
-    ggml_tensor** slot;  // where the loaded tensor goes
-    int64_t id = -1;     // in the file
+    ggml_tensor** slot;              // where the loaded tensor goes
+    StoredTensor* stored = nullptr;  // of a matrix: where it lies in the file
+    int64_t id = -1;                 // in the file
 };
 
 // Every tensor that this config needs. `blocks` must have its final size: slots point into it.
@@ -352,11 +357,12 @@ std::vector<TensorInfo> tensor_table(VisionWeights& w) {
     const VisionConfig& c = w.config;
     const int64_t d = c.n_embd, f = c.n_ff, p = c.patch_size, h = c.n_hidden, m = c.n_merged();
     std::vector<TensorInfo> table;
-    const auto add = [&table](std::string name, std::vector<int64_t> shape, Kind kind, ggml_tensor** slot) {
-        table.push_back({std::move(name), std::move(shape), kind, slot, -1});
+    const auto add = [&table](std::string name, std::vector<int64_t> shape, Kind kind, ggml_tensor** slot,
+                              StoredTensor* stored = nullptr) {
+        table.push_back({std::move(name), std::move(shape), kind, slot, stored, -1});
     };
     const auto linear = [&add](const std::string& name, int64_t out, int64_t in, Linear& l) {
-        add(name + ".weight", {out, in}, Kind::kWeight, &l.w);
+        add(name + ".weight", {out, in}, Kind::kWeight, &l.w, &l.stored);
         add(name + ".bias", {out}, Kind::kF32, &l.b);
     };
     const auto norm = [&add](const std::string& name, int64_t n, Norm& l) {
@@ -475,7 +481,6 @@ bool buffer_type_runs(ggml_backend_dev_t cpu, ggml_backend_buffer_type_t type, g
 enum class Layout {
     kAsStored,    // as in the file, or as the buffer type rearranges it
     kPaddedRows,  // the patch convolution [D, 3, 14, 14] as a matmul: rows of 588 values, zeros up to 608
-    kQ8Panels,    // q8_matmul.h, an I8 tensor [n_out / 32, bytes of a panel]
 };
 using Place = std::pair<ggml_backend_buffer_type_t, Layout>;
 
@@ -489,10 +494,6 @@ ggml_tensor* new_tensor(ggml_context* ctx, const MmprojFile& file, const TensorI
             break;
         case Layout::kPaddedRows:
             tensor = ggml_new_tensor_2d(ctx, type, (ne[0] * ne[1] * ne[2] + 31) / 32 * 32, ne[3]);
-            break;
-        case Layout::kQ8Panels:
-            tensor = ggml_new_tensor_2d(ctx, GGML_TYPE_I8, static_cast<int64_t>(q8_panel_bytes(ne[0])),
-                                        ne[1] / kQ8PanelOutputs);
             break;
     }
     ggml_set_name(tensor, info.name.c_str());
@@ -510,41 +511,73 @@ void pad_rows(const std::vector<uint8_t>& raw, ggml_tensor* tensor) {
 
 }  // namespace
 
-VisionWeights::VisionWeights(const std::string& path, bool fast) : fast_kernels(fast) {
-    MmprojFile file(path);
-    check_kind(file);
-    config = read_config(file);
-    config.n_hidden = projector_width(file);
+WeightFile::WeightFile(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rb")) {
+    if (!file_) throw Error(BLUELM_ERR_IO, format("%s: %s", path.c_str(), std::strerror(errno)));
+}
+
+WeightFile::~WeightFile() { std::fclose(file_); }
+
+void WeightFile::read(uint64_t offset, void* out, size_t bytes) const {
+    bool good = true;
+#if defined(_WIN32)
+    const std::lock_guard<std::mutex> lock(mutex_);
+    good = seek(file_, offset, SEEK_SET) == 0 && std::fread(out, 1, bytes, file_) == bytes;
+#else
+    char* to = static_cast<char*>(out);
+    while (good && bytes > 0) {
+        const ssize_t n = pread(fileno(file_), to, bytes, static_cast<off_t>(offset));
+        if (n < 0 && errno == EINTR) continue;
+        good = n > 0;
+        if (!good) break;
+        to += n;
+        offset += static_cast<uint64_t>(n);
+        bytes -= static_cast<size_t>(n);
+    }
+#endif
+    if (!good)
+        throw Error(BLUELM_ERR_IO, path_ + ": reading failed; did the file change since it was loaded?");
+}
+
+VisionWeights::VisionWeights(const std::string& path, WeightLoading loading) : file(path) {
+    MmprojFile gguf_file(path);
+    check_kind(gguf_file);
+    config = read_config(gguf_file);
+    config.n_hidden = projector_width(gguf_file);
     blocks.resize(static_cast<size_t>(config.n_layer));
     std::vector<TensorInfo> table = tensor_table(*this);
-    check_table(file, table);
+    check_table(gguf_file, table);
 
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     if (!cpu) throw Error(BLUELM_ERR_INTERNAL, "ggml has no CPU backend");
     ggml_backend_buffer_type_t plain = ggml_backend_cpu_buffer_type();
-    const std::vector<ggml_backend_buffer_type_t> repacked =
-        fast ? cpu_buffer_types() : std::vector<ggml_backend_buffer_type_t>();
+    const std::vector<ggml_backend_buffer_type_t> repacked = loading == WeightLoading::kRepacked
+                                                                 ? cpu_buffer_types()
+                                                                 : std::vector<ggml_backend_buffer_type_t>();
 
     // One context and one buffer for each place in use.
     std::map<Place, std::vector<const TensorInfo*>> by_place;
     for (const TensorInfo& info : table) {
-        const ggml_type type = gguf_get_tensor_type(file.gguf(), info.id);
-        weight_bytes += static_cast<int64_t>(gguf_get_tensor_size(file.gguf(), info.id));
+        const ggml_type type = gguf_get_tensor_type(gguf_file.gguf(), info.id);
+        weight_bytes += static_cast<int64_t>(gguf_get_tensor_size(gguf_file.gguf(), info.id));
         int64_t n = 1;
         for (int64_t extent : info.shape) n *= extent;
         n_params += n;
         Place place = {plain, info.kind == Kind::kPatch ? Layout::kPaddedRows : Layout::kAsStored};
-        if (fast && info.kind == Kind::kWeight && ggml_is_quantized(type)) {
-            if (type == GGML_TYPE_Q8_0 && q8_matmul_runs(info.shape[0], info.shape[1])) {
-                place.second = Layout::kQ8Panels;
-            } else {
-                for (ggml_backend_buffer_type_t candidate : repacked) {
-                    if (!buffer_type_runs(cpu, candidate, type, info.shape, config.n_patches())) continue;
-                    place.first = candidate;
-                    break;
-                }
+        if (info.kind == Kind::kWeight) {
+            ++matrices;
+            *info.stored = {
+                type,
+                gguf_get_data_offset(gguf_file.gguf()) + gguf_get_tensor_offset(gguf_file.gguf(), info.id),
+                info.shape[0], info.shape[1]};
+            if (loading == WeightLoading::kInFile) continue;
+        }
+        if (info.kind == Kind::kWeight && ggml_is_quantized(type)) {
+            for (ggml_backend_buffer_type_t candidate : repacked) {
+                if (!buffer_type_runs(cpu, candidate, type, info.shape, config.n_patches())) continue;
+                place.first = candidate;
+                ++repacked_tensors;
+                break;
             }
-            repacked_tensors += place != Place{plain, Layout::kAsStored};
         }
         by_place[place].push_back(&info);
     }
@@ -554,7 +587,7 @@ VisionWeights::VisionWeights(const std::string& path, bool fast) : fast_kernels(
         const auto [buffer_type, layout] = place;
         GgmlContextPtr ctx(ggml_init({(infos.size() + 1) * ggml_tensor_overhead(), nullptr, true}));
         if (!ctx) throw std::bad_alloc();
-        for (const TensorInfo* info : infos) *info->slot = new_tensor(ctx.get(), file, *info, layout);
+        for (const TensorInfo* info : infos) *info->slot = new_tensor(ctx.get(), gguf_file, *info, layout);
         GgmlBufferPtr buffer(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buffer_type));
         if (!buffer) {
             throw Error(BLUELM_ERR_OUT_OF_MEMORY,
@@ -565,20 +598,17 @@ VisionWeights::VisionWeights(const std::string& path, bool fast) : fast_kernels(
         for (const TensorInfo* info : infos) {
             ggml_tensor* tensor = *info->slot;
             const uint64_t offset =
-                gguf_get_data_offset(file.gguf()) + gguf_get_tensor_offset(file.gguf(), info->id);
-            const size_t bytes = gguf_get_tensor_size(file.gguf(), info->id);
+                gguf_get_data_offset(gguf_file.gguf()) + gguf_get_tensor_offset(gguf_file.gguf(), info->id);
+            const size_t bytes = gguf_get_tensor_size(gguf_file.gguf(), info->id);
             if (layout == Layout::kAsStored && buffer_type == plain) {
-                file.read(offset, tensor->data, bytes);
+                gguf_file.read(offset, tensor->data, bytes);
                 continue;
             }
             raw.resize(bytes);
-            file.read(offset, raw.data(), bytes);
+            gguf_file.read(offset, raw.data(), bytes);
             switch (layout) {
                 case Layout::kAsStored: ggml_backend_tensor_set(tensor, raw.data(), 0, raw.size()); break;
                 case Layout::kPaddedRows: pad_rows(raw, tensor); break;
-                case Layout::kQ8Panels:
-                    q8_pack(raw.data(), info->shape[0], info->shape[1], static_cast<uint8_t*>(tensor->data));
-                    break;
             }
         }
         contexts_.push_back(std::move(ctx));

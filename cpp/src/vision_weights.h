@@ -6,7 +6,9 @@
 #define BLUELM_VISION_WEIGHTS_H
 
 #include <cstdint>
+#include <cstdio>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -60,9 +62,17 @@ struct VisionConfig {
     }
 };
 
+// A matrix as it lies in the file.
+struct StoredTensor {
+    ggml_type type = GGML_TYPE_F32;
+    uint64_t offset = 0;  // bytes from the start of the file
+    int64_t n_out = 0, n_in = 0;
+};
+
 struct Linear {
-    ggml_tensor* w = nullptr;  // [out, in]
+    ggml_tensor* w = nullptr;  // [out, in]; NULL with WeightLoading::kInFile
     ggml_tensor* b = nullptr;  // [out]
+    StoredTensor stored;       // w
 };
 
 struct Norm {
@@ -84,17 +94,39 @@ struct GgmlBufferDeleter {
 using GgmlContextPtr = std::unique_ptr<ggml_context, GgmlContextDeleter>;
 using GgmlBufferPtr = std::unique_ptr<ggml_backend_buffer, GgmlBufferDeleter>;
 
+// The open file, for reading weights when they are needed; any number of threads at a time.
+class WeightFile {
+public:
+    explicit WeightFile(const std::string& path);  // throws Error IO
+    ~WeightFile();
+    WeightFile(const WeightFile&) = delete;
+    WeightFile& operator=(const WeightFile&) = delete;
+    // Throws Error IO, also at the end of a file that became shorter.
+    void read(uint64_t offset, void* out, size_t bytes) const;
+
+private:
+    std::string path_;
+    std::FILE* file_;
+    mutable std::mutex mutex_;  // where reading moves the file's position
+};
+
+// What becomes of the matrices of the blocks and the projector.
+enum class WeightLoading {
+    kPlain,     // loaded as they are, for ggml
+    kRepacked,  // loaded into ggml's buffer types for faster kernels where this CPU has some
+    kInFile,    // left in the file, for an Encoder
+};
+
 // Immutable once loaded; owns the memory of its tensors.
 class VisionWeights {
 public:
     // Throws Error: IO, FORMAT, UNSUPPORTED, OUT_OF_MEMORY.
-    // fast_kernels: rearrange weights where there are faster kernels for it on this CPU, and use them.
-    VisionWeights(const std::string& path, bool fast_kernels);
+    VisionWeights(const std::string& path, WeightLoading loading);
     VisionWeights(const VisionWeights&) = delete;
     VisionWeights& operator=(const VisionWeights&) = delete;
 
     VisionConfig config;
-    const bool fast_kernels;
+    WeightFile file;
     ggml_tensor* patch_w = nullptr;   // [D, 608]: the convolution as a matmul, rows padded with zeros
     ggml_tensor* patch_b = nullptr;   // [D]
     ggml_tensor* position = nullptr;  // [729, D]
@@ -106,7 +138,8 @@ public:
 
     int64_t n_params = 0;
     int64_t weight_bytes = 0;      // as stored in the file
-    int64_t repacked_tensors = 0;  // tensors rearranged for faster kernels
+    int64_t repacked_tensors = 0;  // tensors in other buffer types than the plain one
+    int64_t matrices = 0;          // of the blocks and the projector
 
 private:
     std::vector<GgmlContextPtr> contexts_;

@@ -1,23 +1,48 @@
-// Attention over one tile's tokens for x86 CPUs with AVX-512: ggml's kernel transposes the keys anew for
-// every 64 queries, element by element, and spends half its time on that.
+// softmax(Q K^T / sqrt(head_dim)) V of one head of one tile, as two blocked matmuls around a softmax.
+//
+//   Q block [32, d] x keys, packed as panels          -> scores [32, n]   float32
+//   softmax over each row                             -> P [32, n]        bf16 or float32
+//   P x values, packed as panels                      -> out [32, d]      float32, divided by the row's sum
+//
+// All scores of 32 queries lie in the second-level cache at once, so the softmax knows its maximum and
+// nothing has to be rescaled. d is padded with zeros to what the kernel takes (72 -> 96), and so is n.
 #ifndef BLUELM_ATTENTION_H
 #define BLUELM_ATTENTION_H
 
+#include <cstddef>
 #include <cstdint>
 
-#include "ggml.h"
-#include "vision_weights.h"
+#include "kernels/matmul.h"
+#include "kernels/row_ops.h"
 
 namespace bluelm {
 
-// Whether this CPU has the instructions and the head size suits (up to 96).
-bool attention_runs(int64_t head_dim);
+class Attention {
+public:
+    // type: kBf16 or kF32, of q, k, v, out and of the matmuls. n tokens, d = head_dim.
+    Attention(MatmulType type, const MatmulKernel& kernel, const RowOps& ops, int64_t n, int64_t d);
 
-// softmax(Q K^T / sqrt(head_dim)) V for each tile and head, all in F32. q, k, v: [B * n_tokens, n_head *
-// head_dim], F32, contiguous; the result has the same shape. It does not depend on B or on the number of
-// threads. `config` gives n_tokens and n_head and has to outlive the graph.
-ggml_tensor* attention(ggml_context* ctx, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v,
-                       const VisionConfig& config);
+    // Bytes of scratch memory (64-byte aligned) that a thread needs; the same for all heads.
+    size_t scratch_bytes() const { return scratch_bytes_; }
+    int64_t queries_in_block() const { return block_; }
+
+    // Packs a head's keys and values into scratch. k, v: [n, d], rows `stride` bytes apart.
+    void pack(const void* k, const void* v, size_t stride, void* scratch) const;
+    // Queries first..last-1 (first a multiple of queries_in_block) of the head packed last: q [n, d] and
+    // out [n, d], rows q_stride and out_stride bytes apart.
+    void attend(const void* q, size_t q_stride, int64_t first, int64_t last, void* scratch, void* out,
+                size_t out_stride) const;
+
+private:
+    MatmulType type_;
+    const MatmulKernel& kernel_;
+    const RowOps& ops_;
+    int64_t n_, d_, block_;
+    int64_t d_padded_, n_padded_;  // along k of the two matmuls
+    int64_t key_panels_, value_panels_;
+    int64_t score_stride_;  // floats
+    size_t values_at_, queries_at_, scores_at_, weights_at_, out_at_, scratch_bytes_;
+};
 
 }  // namespace bluelm
 

@@ -1,0 +1,70 @@
+// What the encoder does to rows between matmuls: LayerNorm, quantising, bias, GELU, residual, softmax. One
+// source (row_ops_body.h), written with the compilers' vector types, is compiled for each instruction set.
+//
+// Rows are independent of each other, so a result does not depend on how rows are shared out. A row with a
+// NaN or an infinite value quantises to a NaN scale: everything computed from it is NaN, as in float
+// arithmetic.
+#ifndef BLUELM_ROW_OPS_H
+#define BLUELM_ROW_OPS_H
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu_level.h"
+
+namespace bluelm {
+
+// Sums of a matmul, [n_rows, n] with c_stride elements from row to row, and what makes numbers of them:
+// value = sum * row_scale[row] * column_scale[column] + bias[column]. For float sums both scales are NULL.
+struct Sums {
+    const void* c;
+    size_t c_stride;
+    int n_rows, n;
+    const float* row_scale;
+    const float* column_scale;
+    const float* bias;
+};
+
+struct RowOps {
+    const char* name;
+
+    // out = (x - mean) / sqrt(var + eps) * w + b over n values, biased variance, as torch's LayerNorm.
+    void (*layer_norm)(const float* x, const float* w, const float* b, float eps, int64_t n, float* out);
+
+    // x[0..n) -> int8 (q ^ flip), zeros up to n_padded (times flip); x = q * result, |q| <= 127.
+    float (*quantise)(const float* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out);
+    float (*quantise_bf16)(const uint16_t* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out);
+
+    // Nearest, ties to even; zeros up to n_padded.
+    void (*to_bf16)(const float* x, int64_t n, int64_t n_padded, uint16_t* out);
+    void (*to_float)(const uint16_t* x, int64_t n, float* out);
+
+    // out = x * factor over n values.
+    void (*multiply_f32)(const float* x, float factor, int64_t n, float* out);
+    void (*multiply_bf16)(const float* x, float factor, int64_t n, uint16_t* out);
+
+    // The ends of matmuls; int32 or float sums, stored as float or bf16 with out_stride elements from row to
+    // row, n a multiple of nothing. gelu: tanh form, times `multiply`[column] unless NULL. erf: exact GELU.
+    // residual: x += value.
+    struct Ends {
+        void (*store_f32)(const Sums&, float* out, size_t out_stride);
+        void (*store_bf16)(const Sums&, uint16_t* out, size_t out_stride);
+        void (*gelu_f32)(const Sums&, const float* multiply, float* out, size_t out_stride);
+        void (*gelu_bf16)(const Sums&, const float* multiply, uint16_t* out, size_t out_stride);
+        void (*gelu_erf_f32)(const Sums&, float* out, size_t out_stride);
+        void (*residual)(const Sums&, float* x, size_t x_stride);
+    };
+    Ends of_int32, of_float;
+
+    // s[0..n) -> exp(scale * (s - max)), zeros up to n_padded; returns their sum. In place as float, or as
+    // bf16 into `out`, where the sum is that of the rounded values.
+    float (*softmax_f32)(float* s, int64_t n, int64_t n_padded, float scale);
+    float (*softmax_bf16)(const float* s, int64_t n, int64_t n_padded, float scale, uint16_t* out);
+};
+
+// Never NULL: generic where a level has none of its own.
+const RowOps& row_ops(CpuLevel level);
+
+}  // namespace bluelm
+
+#endif  // BLUELM_ROW_OPS_H

@@ -1,0 +1,294 @@
+// The body of row_ops.cpp, included once for each instruction set inside a namespace of its own, with
+//   BLUELM_TARGET       the attribute that names the instructions
+//   BLUELM_LANES        floats in a vector
+//   BLUELM_RECIPROCAL   1 / x to 11 bits or more, for vectors
+//   BLUELM_HAS_RECIPROCAL, 0: BLUELM_RECIPROCAL is a division
+// Vectors are GCC's and clang's: a `?:` on them picks lane by lane. No include guard on purpose.
+
+constexpr int kLanes = BLUELM_LANES;
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t VecI __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t VecU __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t VecH __attribute__((vector_size(kLanes * 2)));
+typedef uint8_t VecB __attribute__((vector_size(kLanes)));
+
+#define BLUELM_INLINE BLUELM_TARGET __attribute__((always_inline)) inline
+
+template <class V>
+BLUELM_INLINE V load(const void* at) {
+    V v;
+    __builtin_memcpy(&v, at, sizeof v);
+    return v;
+}
+template <class V>
+BLUELM_INLINE void store(void* at, V v) {
+    __builtin_memcpy(at, &v, sizeof v);
+}
+// The first n < kLanes elements, zeros behind.
+template <class V>
+BLUELM_INLINE V load_part(const void* at, int64_t n) {
+    V v = {};
+    __builtin_memcpy(&v, at, static_cast<size_t>(n) * (sizeof(V) / kLanes));
+    return v;
+}
+template <class V>
+BLUELM_INLINE void store_part(void* at, V v, int64_t n) {
+    __builtin_memcpy(at, &v, static_cast<size_t>(n) * (sizeof(V) / kLanes));
+}
+
+BLUELM_INLINE float add_up(Vec v) {
+    float sum = 0;
+    for (int i = 0; i < kLanes; ++i) sum += v[i];
+    return sum;
+}
+
+// Nearest bf16, ties to even, in the upper halves. A NaN stays one.
+BLUELM_INLINE VecH bf16_of(Vec x) {
+    const VecU bits = (VecU)x;
+    const VecU rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const VecU nan = (bits >> 16) | 0x40u;
+    return __builtin_convertvector(x == x ? rounded : nan, VecH);
+}
+BLUELM_INLINE Vec float_of(VecH x) { return (Vec)(__builtin_convertvector(x, VecU) << 16); }
+
+// 2^t for t in [-125, 126] (not checked): 2^k * 2^f with a polynomial for 2^f on [-0.5, 0.5]; relative error
+// 1.2e-7 with degree 6, 4e-5 with degree 4. NaN for NaN.
+constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves round-to-nearest in the low bits
+template <bool kExact>
+BLUELM_INLINE Vec exp2_of(Vec t) {
+    const Vec shifted = t + kRound;
+    const Vec f = t - (shifted - kRound);
+    Vec p;
+    if (kExact) {
+        p = f * 1.54035304e-4f + 1.33335581e-3f;
+        p = p * f + 9.61812911e-3f;
+        p = p * f + 5.55041087e-2f;
+    } else {
+        p = f * 9.61812911e-3f + 5.55041087e-2f;
+    }
+    p = p * f + 2.40226507e-1f;
+    p = p * f + 6.93147181e-1f;
+    p = p * f + 1.0f;
+    return p * (Vec)(((VecU)shifted << 23) + 0x3f800000u);  // the bits of kRound fall out at the top
+}
+
+// y * sigmoid(2 z), z = sqrt(2/pi) (y + 0.044715 y^3): the same function as 0.5 y (1 + tanh z).
+template <bool kExact>
+BLUELM_INLINE Vec gelu_of(Vec y) {
+    constexpr float kA = -1.5957691216057308f * 1.4426950408889634f, kB = 0.044715f * kA;
+    Vec t = y * (y * y * kB + kA);
+    t = t < -125.0f ? (Vec){} - 125.0f : t;
+    t = t > 125.0f ? (Vec){} + 125.0f : t;
+    const Vec below = exp2_of<kExact>(t) + 1.0f;
+    if (kExact || !BLUELM_HAS_RECIPROCAL) return y / below;
+    return y * BLUELM_RECIPROCAL(below);
+}
+
+// y * Phi(y), Phi the normal distribution: Abramowitz and Stegun 7.1.26 for its tail, absolute error 1e-7.
+BLUELM_INLINE Vec gelu_erf_of(Vec y) {
+    const Vec z = (y < 0.0f ? -y : y) * 0.70710678f;
+    const Vec t = 1.0f / (z * 0.3275911f + 1.0f);
+    Vec p = t * 1.061405429f - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    Vec power = z * z * -1.4426950408889634f;
+    power = power < -125.0f ? (Vec){} - 125.0f : power;
+    const Vec tail = p * t * exp2_of<true>(power) * 0.5f;
+    return y * (y < 0.0f ? tail : 1.0f - tail);
+}
+
+BLUELM_TARGET void layer_norm(const float* x, const float* w, const float* b, float eps, int64_t n,
+                              float* out) {
+    Vec sums = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) sums += load<Vec>(x + i);
+    sums += load_part<Vec>(x + i, n - i);
+    const float mean = add_up(sums) / static_cast<float>(n);
+    Vec squares = {};
+    for (i = 0; i + kLanes <= n; i += kLanes) {
+        const Vec centred = load<Vec>(x + i) - mean;
+        squares += centred * centred;
+    }
+    float rest = 0;
+    for (; i < n; ++i) rest += (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / __builtin_sqrtf((add_up(squares) + rest) / static_cast<float>(n) + eps);
+    for (i = 0; i + kLanes <= n; i += kLanes)
+        store(out + i, (load<Vec>(x + i) - mean) * scale * load<Vec>(w + i) + load<Vec>(b + i));
+    for (; i < n; ++i) out[i] = (x[i] - mean) * scale * w[i] + b[i];
+}
+
+BLUELM_INLINE Vec load_value(const float* x, int64_t) { return load<Vec>(x); }
+BLUELM_INLINE Vec load_value(const uint16_t* x, int64_t) { return float_of(load<VecH>(x)); }
+BLUELM_INLINE Vec load_value_part(const float* x, int64_t n) { return load_part<Vec>(x, n); }
+BLUELM_INLINE Vec load_value_part(const uint16_t* x, int64_t n) { return float_of(load_part<VecH>(x, n)); }
+
+template <class T>
+BLUELM_TARGET float quantise_row(const T* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out) {
+    // As integers, magnitudes of floats order like the floats, with infinity and then NaN at the top.
+    VecI largest = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const VecI magnitude = (VecI)load_value(x + i, 0) & 0x7fffffff;
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    const VecI magnitude = (VecI)load_value_part(x + i, n - i) & 0x7fffffff;
+    largest = magnitude > largest ? magnitude : largest;
+    int32_t top = 0;
+    for (int j = 0; j < kLanes; ++j) top = largest[j] > top ? largest[j] : top;
+    float max;
+    __builtin_memcpy(&max, &top, sizeof max);
+    if (top >= 0x7f800000) {
+        __builtin_memset(out, flip, static_cast<size_t>(n_padded));
+        return __builtin_nanf("");
+    }
+    const float inverse = max > 1e-30f ? 127.0f / max : 0.0f;
+    const VecB flips = (VecB){} + flip;
+    for (i = 0; i + kLanes <= n; i += kLanes) {
+        const VecU q = (VecU)(load_value(x + i, 0) * inverse + kRound);  // the low byte is what is wanted
+        store(out + i, __builtin_convertvector(q, VecB) ^ flips);
+    }
+    const VecU q = (VecU)(load_value_part(x + i, n - i) * inverse + kRound);
+    store_part(out + i, __builtin_convertvector(q, VecB) ^ flips, n - i);
+    if (n_padded > n) __builtin_memset(out + n, flip, static_cast<size_t>(n_padded - n));
+    return max > 1e-30f ? max / 127.0f : 0.0f;
+}
+
+BLUELM_TARGET void to_bf16(const float* x, int64_t n, int64_t n_padded, uint16_t* out) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, bf16_of(load<Vec>(x + i)));
+    store_part(out + i, bf16_of(load_part<Vec>(x + i, n - i)), n - i);
+    if (n_padded > n) __builtin_memset(out + n, 0, 2 * static_cast<size_t>(n_padded - n));
+}
+
+BLUELM_TARGET void to_float(const uint16_t* x, int64_t n, float* out) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, float_of(load<VecH>(x + i)));
+    store_part(out + i, float_of(load_part<VecH>(x + i, n - i)), n - i);
+}
+
+// ------------------------------------------------------------------------------------------------- ends
+
+BLUELM_INLINE Vec sum_of(const int32_t* c) { return __builtin_convertvector(load<VecI>(c), Vec); }
+BLUELM_INLINE Vec sum_of(const float* c) { return load<Vec>(c); }
+BLUELM_INLINE Vec sum_part(const int32_t* c, int64_t n) {
+    return __builtin_convertvector(load_part<VecI>(c, n), Vec);
+}
+BLUELM_INLINE Vec sum_part(const float* c, int64_t n) { return load_part<Vec>(c, n); }
+BLUELM_INLINE void put(float* at, Vec v) { store(at, v); }
+BLUELM_INLINE void put(uint16_t* at, Vec v) { store(at, bf16_of(v)); }
+BLUELM_INLINE void put_part(float* at, Vec v, int64_t n) { store_part(at, v, n); }
+BLUELM_INLINE void put_part(uint16_t* at, Vec v, int64_t n) { store_part(at, bf16_of(v), n); }
+
+template <class Out>
+BLUELM_TARGET void multiply_row(const float* x, float factor, int64_t n, Out* out) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) put(out + i, load<Vec>(x + i) * factor);
+    if (i < n) put_part(out + i, load_part<Vec>(x + i, n - i) * factor, n - i);
+}
+
+enum class End { kStore, kGelu, kGeluErf, kResidual };
+
+template <End kEnd, bool kExact>
+BLUELM_INLINE Vec finish(Vec value, Vec other) {
+    if (kEnd == End::kGelu) return gelu_of<kExact>(value) * other;
+    if (kEnd == End::kGeluErf) return gelu_erf_of(value);
+    if (kEnd == End::kResidual) return value + other;
+    return value;
+}
+
+template <class Sum, class Out, End kEnd, bool kExact>
+BLUELM_TARGET void end(const Sums& s, const float* multiply, Out* out, size_t out_stride) {
+    constexpr bool kScaled = std::is_same<Sum, int32_t>::value;
+    const Sum* c = static_cast<const Sum*>(s.c);
+    const Vec one = (Vec){} + 1.0f;
+    for (int r = 0; r < s.n_rows; ++r, c += s.c_stride, out += out_stride) {
+        const float scale = kScaled ? s.row_scale[r] : 1.0f;
+        int64_t i = 0;
+        for (; i + kLanes <= s.n; i += kLanes) {
+            Vec value = sum_of(c + i);
+            value = kScaled ? value * (load<Vec>(s.column_scale + i) * scale) + load<Vec>(s.bias + i)
+                            : value + load<Vec>(s.bias + i);
+            Vec other = one;
+            if (kEnd == End::kResidual) other = load_value(out + i, 0);
+            if (kEnd == End::kGelu && multiply) other = load<Vec>(multiply + i);
+            put(out + i, finish<kEnd, kExact>(value, other));
+        }
+        const int64_t n = s.n - i;
+        if (n == 0) continue;
+        Vec value = sum_part(c + i, n);
+        value = kScaled
+                    ? value * (load_part<Vec>(s.column_scale + i, n) * scale) + load_part<Vec>(s.bias + i, n)
+                    : value + load_part<Vec>(s.bias + i, n);
+        Vec other = one;
+        if (kEnd == End::kResidual) other = load_value_part(out + i, n);
+        if (kEnd == End::kGelu && multiply) other = load_part<Vec>(multiply + i, n);
+        put_part(out + i, finish<kEnd, kExact>(value, other), n);
+    }
+}
+
+template <class Sum>
+struct EndsOf {
+    BLUELM_TARGET static void store_f32(const Sums& s, float* out, size_t stride) {
+        end<Sum, float, End::kStore, true>(s, nullptr, out, stride);
+    }
+    BLUELM_TARGET static void store_bf16(const Sums& s, uint16_t* out, size_t stride) {
+        end<Sum, uint16_t, End::kStore, true>(s, nullptr, out, stride);
+    }
+    BLUELM_TARGET static void gelu_f32(const Sums& s, const float* multiply, float* out, size_t stride) {
+        end<Sum, float, End::kGelu, true>(s, multiply, out, stride);
+    }
+    BLUELM_TARGET static void gelu_bf16(const Sums& s, const float* multiply, uint16_t* out, size_t stride) {
+        end<Sum, uint16_t, End::kGelu, false>(s, multiply, out, stride);
+    }
+    BLUELM_TARGET static void gelu_erf_f32(const Sums& s, float* out, size_t stride) {
+        end<Sum, float, End::kGeluErf, true>(s, nullptr, out, stride);
+    }
+    BLUELM_TARGET static void residual(const Sums& s, float* x, size_t stride) {
+        end<Sum, float, End::kResidual, true>(s, nullptr, x, stride);
+    }
+    static constexpr RowOps::Ends kEnds = {store_f32, store_bf16,   gelu_f32,
+                                           gelu_bf16, gelu_erf_f32, residual};
+};
+
+// ---------------------------------------------------------------------------------------------- softmax
+
+template <bool kExact, class Out>
+BLUELM_TARGET float softmax(const float* s, int64_t n, int64_t n_padded, float scale, Out* out) {
+    Vec largest = (Vec){} + s[0];
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const Vec v = load<Vec>(s + i);
+        largest = v > largest ? v : largest;
+    }
+    float max = largest[0];
+    for (int j = 1; j < kLanes; ++j) max = largest[j] > max ? largest[j] : max;
+    for (int64_t j = i; j < n; ++j) max = s[j] > max ? s[j] : max;
+
+    const float to_log2 = scale * 1.4426950408889634f, shift = -max * to_log2;
+    Vec sums = {};
+    for (i = 0; i + kLanes <= n; i += kLanes) {
+        Vec t = load<Vec>(s + i) * to_log2 + shift;
+        t = t < -125.0f ? (Vec){} - 125.0f : t;
+        const Vec p = exp2_of<kExact>(t);
+        put(out + i, p);
+        sums += p;
+    }
+    float sum = add_up(sums);
+    if (i < n) {
+        Vec t = load_part<Vec>(s + i, n - i) * to_log2 + shift;
+        t = t < -125.0f ? (Vec){} - 125.0f : t;
+        const Vec p = exp2_of<kExact>(t);
+        put_part(out + i, p, n - i);
+        for (int j = 0; j < n - i; ++j) sum += p[j];
+    }
+    if (n_padded > n) __builtin_memset(out + n, 0, sizeof(Out) * static_cast<size_t>(n_padded - n));
+    return sum;
+}
+
+BLUELM_TARGET float softmax_f32(float* s, int64_t n, int64_t n_padded, float scale) {
+    return softmax<true>(s, n, n_padded, scale, s);
+}
+BLUELM_TARGET float softmax_bf16(const float* s, int64_t n, int64_t n_padded, float scale, uint16_t* out) {
+    return softmax<false>(s, n, n_padded, scale, out);
+}
