@@ -43,6 +43,10 @@ class EncodeTimings:
     total_ms: float
     """Wall time in the encoder."""
     n_batches: int
+    profile: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Where the time in the encoder went: milliseconds by stage, in the order of the network, `total_ms`, and
+    `gops`: the whole arithmetic (2 operations for a multiply-add) over the total, in 1e9 per second. What a
+    thread waits for at the end of a stage counts as part of it. Empty for a picture from the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +136,14 @@ class VisionEncoder:
         n_threads: None: the physical cores this process may use.
         batch: Tiles per run of the encoder, 1..17 (paper section 3.3: 4).
         pipeline: Whether the patch embedding of the next batch overlaps the encoder's blocks for this one.
-        use_repack: Whether weights go into ggml's repacked buffers where the CPU has kernels for them.
         free_weights: Whether the weights leave memory after each picture and are read again for the next.
         cache: Where encoded pictures are looked for, and kept.
+        use_repack: Whether the library's own kernels run, with weights rearranged for this CPU; else ggml's.
+        weights: "resident" (in memory) or "streamed": left in the file, each block read and rearranged when
+            its turn comes, for all tiles together. That saves nearly all of the encoder's memory and costs
+            the reading in every encode.
+        activations: "int8", "float" (bf16 or float32: slower, closer to the original), or "auto": int8 for
+            q8_0 and q4_0 files, float for the others.
 
     Raises:
         ModelFileError, ModelFormatError, UnsupportedModelError, OutOfMemoryError, InvalidArgumentError.
@@ -148,6 +157,8 @@ class VisionEncoder:
         batch: int = 4,
         pipeline: bool = False,
         use_repack: bool = True,
+        weights: str = "resident",
+        activations: str = "auto",
         head: GgufHead | None = None,
         cache: EmbeddingCache | None = None,
         free_weights: bool = False,
@@ -166,6 +177,8 @@ class VisionEncoder:
         params.batch = batch
         params.pipeline = int(pipeline)
         params.use_repack = int(use_repack)
+        params.weights = _choice("weights", weights, _native.WEIGHTS)
+        params.activations = _choice("activations", activations, _native.ACTIVATIONS)
         self._variant = f"activations {params.activations}"  # rounded ones give other embeddings
         self._weights = VisionWeights(self.path, params, free=free_weights)
         with self._weights.use() as handle:
@@ -344,6 +357,8 @@ class VisionEncoder:
                 _native.byref(native_timings),
             )
             bridge.finish(status)
+            raw_profile = _native.VisionProfile()
+            _native.check(self._lib.bluelm_vision_get_profile(handle, _native.byref(raw_profile)))
         if self._cache is not None and cache_key is not None:
             self._cache.put(cache_key, out)
         return EncodedImage(
@@ -356,6 +371,7 @@ class VisionEncoder:
                 vit_ms=native_timings.vit_ms,
                 total_ms=native_timings.total_ms,
                 n_batches=native_timings.n_batches,
+                profile=_profile(raw_profile),
             ),
             key=picture.key,
             digest=picture.digest,
@@ -395,6 +411,19 @@ class VisionEncoder:
     def __del__(self) -> None:
         if getattr(self, "_weights", None) is not None:
             self.close()
+
+
+def _profile(raw: _native.VisionProfile) -> dict[str, float]:
+    names = [field[0] for field in raw._fields_ if field[0].endswith("_ms")]
+    result = {name: float(getattr(raw, name)) for name in names}
+    result["gops"] = 2e-6 * raw.multiply_adds / raw.total_ms if raw.total_ms > 0 else 0.0
+    return result
+
+
+def _choice(name: str, value: str, choices: Mapping[str, int]) -> int:
+    if value not in choices:
+        raise InvalidArgumentError(f"{name} is {value!r}, not one of {', '.join(choices)}")
+    return choices[value]
 
 
 def tiler_params(base: TilerParams, overrides: TilerOverrides) -> TilerParams:

@@ -39,6 +39,12 @@ class NativeVision:
         self._lib.bluelm_vision_free(self._handle)
         self._handle = native.c_void_p()
 
+    def profile(self) -> native.VisionProfile:
+        """Of the last encode."""
+        out = native.VisionProfile()
+        native.check(self._lib.bluelm_vision_get_profile(self._handle, native.byref(out)))
+        return out
+
     def encode_tiles(self, tiles: np.ndarray, on_progress: Any = None) -> np.ndarray:
         """[n, S, S, 3] uint8 -> [n, T, n_embd]."""
         tiles = np.ascontiguousarray(tiles)

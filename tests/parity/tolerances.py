@@ -22,9 +22,8 @@ _BF16 = {
     "merged": 1.5e-2,
     "projector": 2.5e-2,
 }
-# ggml quantises matmul inputs to 8 bits with one scale per 32 values: up to 1/254 of the block's
-# largest value each, anew in front of each of the six matmuls of a block. (The patch embedding is F16
-# here.)
+# Matmul inputs are quantised to 8 bits with one scale per token (by ggml: per 32 values): up to 1/254 of the
+# largest value each, anew in front of each of the six matmuls of a block. (The patch embedding is F16 here.)
 _Q8_0 = {"pixels": 0.0, "patch_embd": 8e-4, "layer": 5e-2, "post_ln": 5e-2, "merged": 5e-2, "projector": 9e-2}
 
 TOLERANCES: dict[str, dict[str, float]] = {

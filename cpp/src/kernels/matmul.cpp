@@ -50,21 +50,75 @@ constexpr MatmulKernel kBf16 = {"generic bf16", kRows,  kColumns, 2, 0, multiply
 constexpr MatmulKernel kF32 = {"generic f32",          kRows,   kColumns, 1, 0,
                                multiply<float, float>, nullptr, nullptr};
 
-// to[j * columns + i] = row i, dword j. In blocks that stay in the first-level cache.
+#if defined(__GNUC__)
+typedef uint32_t Four __attribute__((vector_size(16)));
+typedef uint16_t Eight __attribute__((vector_size(16)));
+
+// Four rows of four dwords -> four columns. 128-bit vectors are in every x86-64 and every armv8-a.
+inline void transpose_4x4(const char* rows, size_t stride, uint32_t* to, size_t columns) {
+    Four a, b, c, d;
+    std::memcpy(&a, rows, sizeof a);
+    std::memcpy(&b, rows + stride, sizeof b);
+    std::memcpy(&c, rows + 2 * stride, sizeof c);
+    std::memcpy(&d, rows + 3 * stride, sizeof d);
+    const Four ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    const Four ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const Four cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    const Four cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const Four out[4] = {__builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5),
+                         __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7),
+                         __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5),
+                         __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7)};
+    for (size_t j = 0; j < 4; ++j) std::memcpy(to + j * columns, &out[j], sizeof out[j]);
+}
+#else
+inline void transpose_4x4(const char* rows, size_t stride, uint32_t* to, size_t columns) {
+    for (size_t i = 0; i < 4; ++i) {
+        for (size_t j = 0; j < 4; ++j) std::memcpy(to + j * columns + i, rows + i * stride + 4 * j, 4);
+    }
+}
+#endif
+
+// to[j * columns + i] = row i, dword j; zeros for rows from n_rows on.
 void transpose_dwords(const char* rows, size_t stride, int n_rows, int64_t n_dwords, int columns,
                       uint32_t* to) {
-    constexpr int kBlock = 16;
-    for (int64_t first = 0; first < n_dwords; first += kBlock) {
-        const int count = static_cast<int>(std::min<int64_t>(kBlock, n_dwords - first));
-        for (int i = 0; i < columns; ++i) {
-            uint32_t block[kBlock] = {};
-            if (i < n_rows)
-                std::memcpy(block, rows + static_cast<size_t>(i) * stride + 4 * first,
-                            4 * static_cast<size_t>(count));
-            uint32_t* out = to + first * columns + i;
-            for (int j = 0; j < count; ++j) out[j * columns] = block[j];
+    for (int64_t j = 0; j < n_dwords; j += 4) {
+        uint32_t* out = to + j * columns;
+        const bool whole = j + 4 <= n_dwords;
+        int i = 0;
+        for (; whole && i + 4 <= n_rows; i += 4) {
+            transpose_4x4(rows + static_cast<size_t>(i) * stride + 4 * j, stride, out + i,
+                          static_cast<size_t>(columns));
+        }
+        for (; i < columns; ++i) {
+            for (int64_t c = 0; c < 4 && j + c < n_dwords; ++c) {
+                uint32_t dword = 0;
+                if (i < n_rows)
+                    std::memcpy(&dword, rows + static_cast<size_t>(i) * stride + 4 * (j + c), sizeof dword);
+                out[c * columns + i] = dword;
+            }
         }
     }
+}
+
+// out = pairs (even[i], odd[i]), n a multiple of 8.
+void interleave(const uint16_t* even, const uint16_t* odd, size_t n, uint16_t* out) {
+#if defined(__GNUC__)
+    for (size_t i = 0; i < n; i += 8) {
+        Eight a, b;
+        std::memcpy(&a, even + i, sizeof a);
+        std::memcpy(&b, odd + i, sizeof b);
+        const Eight low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+        const Eight high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+        std::memcpy(out + 2 * i, &low, sizeof low);
+        std::memcpy(out + 2 * i + 8, &high, sizeof high);
+    }
+#else
+    for (size_t i = 0; i < n; ++i) {
+        out[2 * i] = even[i];
+        out[2 * i + 1] = odd[i];
+    }
+#endif
 }
 
 }  // namespace
@@ -122,10 +176,7 @@ void pack_panel_transposed(const MatmulKernel& kernel, MatmulType type, const vo
         uint16_t even[64] = {}, odd[64] = {};  // columns <= 64
         if (j < n_k) std::memcpy(even, row, count * sizeof(uint16_t));
         if (j + 1 < n_k) std::memcpy(odd, row + stride, count * sizeof(uint16_t));
-        for (size_t i = 0; i < columns; ++i) {
-            out[2 * i] = even[i];
-            out[2 * i + 1] = odd[i];
-        }
+        interleave(even, odd, columns, out);
     }
 }
 

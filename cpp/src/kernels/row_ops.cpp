@@ -37,37 +37,84 @@ namespace generic {
 #define BLUELM_LANES 4
 #define BLUELM_HAS_RECIPROCAL 0
 #define BLUELM_RECIPROCAL(x) (1.0f / (x))
+#define BLUELM_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define BLUELM_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define BLUELM_LOW_BYTES(x) __builtin_convertvector(x, VecB)
+#define BLUELM_LOW_HALVES(x) __builtin_convertvector(x, VecH)
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("generic")
-#undef BLUELM_TARGET
-#undef BLUELM_LANES
-#undef BLUELM_HAS_RECIPROCAL
-#undef BLUELM_RECIPROCAL
-#undef BLUELM_INLINE
+#include "kernels/row_ops_end.h"
 }  // namespace generic
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
 namespace avx2 {
+
+typedef uint32_t Words __attribute__((vector_size(32)));
+typedef uint16_t Halves __attribute__((vector_size(16)));
+typedef uint8_t Bytes __attribute__((vector_size(8)));
+
+__attribute__((target("avx2,fma"), always_inline)) inline Halves low_halves(Words x) {
+    const __m256i pairs = _mm256_shuffle_epi8(  // into the lower half of each 128 bits
+        (__m256i)x, _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4, 5, 8,
+                                     9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1));
+    return (Halves)_mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08));
+}
+__attribute__((target("avx2,fma"), always_inline)) inline Bytes low_bytes(Words x) {
+    const __m128i halves = (__m128i)low_halves(x);
+    const __m128i bytes =
+        _mm_shuffle_epi8(halves, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
+    return (Bytes)_mm_cvtsi128_si64(bytes);
+}
+
 #define BLUELM_TARGET __attribute__((target("avx2,fma")))
 #define BLUELM_LANES 8
 #define BLUELM_HAS_RECIPROCAL 1
 #define BLUELM_RECIPROCAL(x) ((Vec)_mm256_rcp_ps((__m256)(x)))
+#define BLUELM_MAX(a, b) ((Vec)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#define BLUELM_MIN(a, b) ((Vec)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define BLUELM_LOW_BYTES(x) low_bytes(x)
+#define BLUELM_LOW_HALVES(x) low_halves(x)
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("avx2")
-#undef BLUELM_TARGET
-#undef BLUELM_LANES
-#undef BLUELM_RECIPROCAL
-#undef BLUELM_INLINE
+#include "kernels/row_ops_end.h"
 }  // namespace avx2
+
+#define BLUELM_LANES_512 16
+#define BLUELM_RECIPROCAL_512(x) ((Vec)_mm512_rcp14_ps((__m512)(x)))
+#define BLUELM_MAX_512(a, b) ((Vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define BLUELM_MIN_512(a, b) ((Vec)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define BLUELM_LOW_BYTES_512(x) ((VecB)_mm512_cvtepi32_epi8((__m512i)(x)))
+#define BLUELM_LOW_HALVES_512(x) ((VecH)_mm512_cvtepi32_epi16((__m512i)(x)))
 
 namespace avx512 {
 #define BLUELM_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
-#define BLUELM_LANES 16
-#define BLUELM_RECIPROCAL(x) ((Vec)_mm512_rcp14_ps((__m512)(x)))
+#define BLUELM_LANES BLUELM_LANES_512
+#define BLUELM_HAS_RECIPROCAL 1
+#define BLUELM_RECIPROCAL BLUELM_RECIPROCAL_512
+#define BLUELM_MAX BLUELM_MAX_512
+#define BLUELM_MIN BLUELM_MIN_512
+#define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_512
+#define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_512
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("avx512")
+#include "kernels/row_ops_end.h"
 }  // namespace avx512
+
+namespace avx512_bf16 {
+#define BLUELM_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
+#define BLUELM_LANES BLUELM_LANES_512
+#define BLUELM_HAS_RECIPROCAL 1
+#define BLUELM_RECIPROCAL BLUELM_RECIPROCAL_512
+#define BLUELM_MAX BLUELM_MAX_512
+#define BLUELM_MIN BLUELM_MIN_512
+#define BLUELM_TO_BF16(x) ((VecH)_mm512_cvtneps_pbh((__m512)(x)))
+#define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_512
+#define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_512
+#include "kernels/row_ops_body.h"
+BLUELM_TABLE("avx512-bf16")
+#include "kernels/row_ops_end.h"
+}  // namespace avx512_bf16
 
 #endif
 
@@ -76,9 +123,9 @@ const RowOps& row_ops(CpuLevel level) {
 #if defined(__x86_64__) && defined(__GNUC__)
         case CpuLevel::kAvx2:
         case CpuLevel::kAvxVnni: return avx2::kOps;
-        case CpuLevel::kAvx512Vnni:
+        case CpuLevel::kAvx512Vnni: return avx512::kOps;
         case CpuLevel::kAvx512Bf16:
-        case CpuLevel::kAmx: return avx512::kOps;
+        case CpuLevel::kAmx: return avx512_bf16::kOps;
 #endif
         default: return generic::kOps;
     }

@@ -2,6 +2,9 @@
 //   BLUELM_TARGET       the attribute that names the instructions
 //   BLUELM_LANES        floats in a vector
 //   BLUELM_RECIPROCAL   1 / x to 11 bits or more, for vectors
+//   BLUELM_MAX, BLUELM_MIN   of two vectors; the second where one is NaN
+//   BLUELM_TO_BF16           a Vec as VecH, where there is an instruction for it; else not defined
+//   BLUELM_LOW_BYTES, BLUELM_LOW_HALVES   of a VecU, as VecB and VecH (GCC 12 has no good code for these)
 //   BLUELM_HAS_RECIPROCAL, 0: BLUELM_RECIPROCAL is a division
 // Vectors are GCC's and clang's: a `?:` on them picks lane by lane. No include guard on purpose.
 
@@ -42,12 +45,16 @@ BLUELM_INLINE float add_up(Vec v) {
     return sum;
 }
 
-// Nearest bf16, ties to even, in the upper halves. A NaN stays one.
+// Nearest bf16, ties to even. A NaN stays one.
 BLUELM_INLINE VecH bf16_of(Vec x) {
+#if defined(BLUELM_TO_BF16)
+    return BLUELM_TO_BF16(x);
+#else
     const VecU bits = (VecU)x;
     const VecU rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const VecU nan = (bits >> 16) | 0x40u;
-    return __builtin_convertvector(x == x ? rounded : nan, VecH);
+    return BLUELM_LOW_HALVES(x == x ? rounded : nan);
+#endif
 }
 BLUELM_INLINE Vec float_of(VecH x) { return (Vec)(__builtin_convertvector(x, VecU) << 16); }
 
@@ -77,8 +84,7 @@ template <bool kExact>
 BLUELM_INLINE Vec gelu_of(Vec y) {
     constexpr float kA = -1.5957691216057308f * 1.4426950408889634f, kB = 0.044715f * kA;
     Vec t = y * (y * y * kB + kA);
-    t = t < -125.0f ? (Vec){} - 125.0f : t;
-    t = t > 125.0f ? (Vec){} + 125.0f : t;
+    t = BLUELM_MIN((Vec){} + 125.0f, BLUELM_MAX((Vec){} - 125.0f, t));
     const Vec below = exp2_of<kExact>(t) + 1.0f;
     if (kExact || !BLUELM_HAS_RECIPROCAL) return y / below;
     return y * BLUELM_RECIPROCAL(below);
@@ -93,7 +99,7 @@ BLUELM_INLINE Vec gelu_erf_of(Vec y) {
     p = p * t - 0.284496736f;
     p = p * t + 0.254829592f;
     Vec power = z * z * -1.4426950408889634f;
-    power = power < -125.0f ? (Vec){} - 125.0f : power;
+    power = BLUELM_MAX((Vec){} - 125.0f, power);
     const Vec tail = p * t * exp2_of<true>(power) * 0.5f;
     return y * (y < 0.0f ? tail : 1.0f - tail);
 }
@@ -103,7 +109,7 @@ BLUELM_TARGET void layer_norm(const float* x, const float* w, const float* b, fl
     Vec sums = {};
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) sums += load<Vec>(x + i);
-    sums += load_part<Vec>(x + i, n - i);
+    if (i < n) sums += load_part<Vec>(x + i, n - i);
     const float mean = add_up(sums) / static_cast<float>(n);
     Vec squares = {};
     for (i = 0; i + kLanes <= n; i += kLanes) {
@@ -132,8 +138,10 @@ BLUELM_TARGET float quantise_row(const T* x, int64_t n, int64_t n_padded, uint8_
         const VecI magnitude = (VecI)load_value(x + i, 0) & 0x7fffffff;
         largest = magnitude > largest ? magnitude : largest;
     }
-    const VecI magnitude = (VecI)load_value_part(x + i, n - i) & 0x7fffffff;
-    largest = magnitude > largest ? magnitude : largest;
+    if (i < n) {
+        const VecI magnitude = (VecI)load_value_part(x + i, n - i) & 0x7fffffff;
+        largest = magnitude > largest ? magnitude : largest;
+    }
     int32_t top = 0;
     for (int j = 0; j < kLanes; ++j) top = largest[j] > top ? largest[j] : top;
     float max;
@@ -146,10 +154,12 @@ BLUELM_TARGET float quantise_row(const T* x, int64_t n, int64_t n_padded, uint8_
     const VecB flips = (VecB){} + flip;
     for (i = 0; i + kLanes <= n; i += kLanes) {
         const VecU q = (VecU)(load_value(x + i, 0) * inverse + kRound);  // the low byte is what is wanted
-        store(out + i, __builtin_convertvector(q, VecB) ^ flips);
+        store(out + i, BLUELM_LOW_BYTES(q) ^ flips);
     }
-    const VecU q = (VecU)(load_value_part(x + i, n - i) * inverse + kRound);
-    store_part(out + i, __builtin_convertvector(q, VecB) ^ flips, n - i);
+    if (i < n) {
+        const VecU q = (VecU)(load_value_part(x + i, n - i) * inverse + kRound);
+        store_part(out + i, BLUELM_LOW_BYTES(q) ^ flips, n - i);
+    }
     if (n_padded > n) __builtin_memset(out + n, flip, static_cast<size_t>(n_padded - n));
     return max > 1e-30f ? max / 127.0f : 0.0f;
 }
@@ -157,14 +167,14 @@ BLUELM_TARGET float quantise_row(const T* x, int64_t n, int64_t n_padded, uint8_
 BLUELM_TARGET void to_bf16(const float* x, int64_t n, int64_t n_padded, uint16_t* out) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) store(out + i, bf16_of(load<Vec>(x + i)));
-    store_part(out + i, bf16_of(load_part<Vec>(x + i, n - i)), n - i);
+    if (i < n) store_part(out + i, bf16_of(load_part<Vec>(x + i, n - i)), n - i);
     if (n_padded > n) __builtin_memset(out + n, 0, 2 * static_cast<size_t>(n_padded - n));
 }
 
 BLUELM_TARGET void to_float(const uint16_t* x, int64_t n, float* out) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) store(out + i, float_of(load<VecH>(x + i)));
-    store_part(out + i, float_of(load_part<VecH>(x + i, n - i)), n - i);
+    if (i < n) store_part(out + i, float_of(load_part<VecH>(x + i, n - i)), n - i);
 }
 
 // ------------------------------------------------------------------------------------------------- ends
@@ -259,7 +269,7 @@ BLUELM_TARGET float softmax(const float* s, int64_t n, int64_t n_padded, float s
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
         const Vec v = load<Vec>(s + i);
-        largest = v > largest ? v : largest;
+        largest = BLUELM_MAX(v, largest);
     }
     float max = largest[0];
     for (int j = 1; j < kLanes; ++j) max = largest[j] > max ? largest[j] : max;
@@ -269,7 +279,7 @@ BLUELM_TARGET float softmax(const float* s, int64_t n, int64_t n_padded, float s
     Vec sums = {};
     for (i = 0; i + kLanes <= n; i += kLanes) {
         Vec t = load<Vec>(s + i) * to_log2 + shift;
-        t = t < -125.0f ? (Vec){} - 125.0f : t;
+        t = BLUELM_MAX((Vec){} - 125.0f, t);
         const Vec p = exp2_of<kExact>(t);
         put(out + i, p);
         sums += p;
@@ -277,7 +287,7 @@ BLUELM_TARGET float softmax(const float* s, int64_t n, int64_t n_padded, float s
     float sum = add_up(sums);
     if (i < n) {
         Vec t = load_part<Vec>(s + i, n - i) * to_log2 + shift;
-        t = t < -125.0f ? (Vec){} - 125.0f : t;
+        t = BLUELM_MAX((Vec){} - 125.0f, t);
         const Vec p = exp2_of<kExact>(t);
         put_part(out + i, p, n - i);
         for (int j = 0; j < n - i; ++j) sum += p[j];
