@@ -550,9 +550,8 @@ VisionWeights::VisionWeights(const std::string& path, WeightLoading loading) : f
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     if (!cpu) throw Error(BLUELM_ERR_INTERNAL, "ggml has no CPU backend");
     ggml_backend_buffer_type_t plain = ggml_backend_cpu_buffer_type();
-    const std::vector<ggml_backend_buffer_type_t> repacked = loading == WeightLoading::kRepacked
-                                                                 ? cpu_buffer_types()
-                                                                 : std::vector<ggml_backend_buffer_type_t>();
+    const std::vector<ggml_backend_buffer_type_t> repacked =
+        loading == WeightLoading::kRepacked ? cpu_buffer_types() : std::vector<ggml_backend_buffer_type_t>();
 
     // One context and one buffer for each place in use.
     std::map<Place, std::vector<const TensorInfo*>> by_place;

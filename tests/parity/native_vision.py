@@ -63,9 +63,9 @@ class NativeVision:
         rgb = np.ascontiguousarray(rgb)
         height, width, _ = rgb.shape
         n_tokens = native.c_int64()
-        bridge = native.ProgressBridge(on_progress)
 
         def call(out: Any, out_floats: int) -> None:
+            bridge = native.ProgressBridge(on_progress)
             bridge.finish(
                 self._lib.bluelm_vision_encode(
                     self._handle, None, native.pointer(rgb, native.c_uint8), width, height, bridge.callback,
