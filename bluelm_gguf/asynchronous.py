@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .answer import ReplyStream
 
 
-async def pieces(stream: ReplyStream) -> AsyncIterator[str]:
+async def pieces(stream: ReplyStream) -> AsyncGenerator[str, None]:
     """The pieces of an answer, without blocking the running loop.
 
     Each answer has a thread of its own: in the loop's pool of threads, answers that wait for the model could

@@ -53,6 +53,7 @@ class ImageHandle:
         self._prepared: PreparedImage | None = None
         self._encoded: EncodedImage | None = image if isinstance(image, EncodedImage) else None
         self._origin: Literal["given", "encoded", "cached"] = "given"
+        self._is_refused = False  # on_progress wants no more of it
         self._error: BaseException | None = None
         self._callbacks: list[Callable[[ImageHandle], object]] = []
         self.name = os.fspath(image) if isinstance(image, str | os.PathLike) else type(image).__name__
@@ -117,7 +118,7 @@ class ImageHandle:
             raise TimeoutError(f"{self.name}: not encoded after {timeout} s")
 
     def add_done_callback(self, function: Callable[[ImageHandle], object]) -> None:
-        """Calls `function(handle)` once the handle is done: in the background thread, or now if it is."""
+        """Calls `function(handle)` once the handle is done: in the thread that finds so, or now if it is."""
         with self._background.changing():
             if not self.done():
                 self._callbacks.append(function)
@@ -177,6 +178,7 @@ class Background:
         self._n_waiting = 0  # questions that wait for the work
         self._is_paused = False
         self._is_closed = False
+        self._version = 0  # of the conversation before the pictures
         self.pending: list[ImageHandle] = []
         """Pictures for the next question; guarded by `changed`."""
 
@@ -215,6 +217,7 @@ class Background:
 
     def refresh(self) -> None:
         """The conversation before the pictures has changed: they are prefilled again. `changed` is held."""
+        self._version += 1
         for handle in self.pending:
             if handle._state == "ready":
                 handle._state = "waiting"
@@ -349,11 +352,13 @@ class Background:
     def _bring(self, handle: ImageHandle) -> None:
         """Everything for one picture."""
         error: BaseException | None = None
+        version = -1
         try:
             if handle._encoded is None:
                 self._encode(handle)
             self._enter(handle, "prefilling")
             with self._model._lock.held(lambda: self._must_stop(handle)):
+                version = self._version
                 self._prefill(handle)
         except BaseException as caught:
             error = caught
@@ -363,11 +368,13 @@ class Background:
             if handle._state == "cancelled":
                 pass  # whoever cancelled it has seen to it
             elif error is None:
-                handle._state = "ready"
-            elif isinstance(error, Cancelled) and (self._is_paused or self._is_closed):
-                handle._state = "waiting"
-            elif isinstance(error, Cancelled):  # by its on_progress
-                self.pending.remove(handle)
+                is_pending = handle in self.pending
+                handle._state = "ready" if version == self._version or not is_pending else "waiting"
+            elif isinstance(error, Cancelled) and not handle._is_refused:
+                handle._state = "waiting"  # stopped, and perhaps wanted again already
+            elif isinstance(error, Cancelled):
+                if handle in self.pending:
+                    self.pending.remove(handle)
                 callbacks = self._end(handle, "cancelled", error)
             else:
                 callbacks = self._end(handle, "failed", error)
@@ -464,7 +471,11 @@ class Background:
                     return False
                 handle._progress = (stage, done, total)
                 self._changed.notify_all()
-            return handle._on_progress is None or handle._on_progress(stage, done, total) is not False
+            if handle._on_progress is None:
+                return True
+            handle._is_refused = True  # if it raises
+            handle._is_refused = handle._on_progress(stage, done, total) is False
+            return not handle._is_refused
 
         return report
 

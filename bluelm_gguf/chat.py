@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .answer import Question, ReplyStream
@@ -210,7 +210,7 @@ class Chat:
         assert stream.reply is not None
         return stream.reply
 
-    def stream_async(self, question: str, **options: Any) -> AsyncIterator[str]:
+    def stream_async(self, question: str, **options: Any) -> AsyncGenerator[str, None]:
         """As `stream`, for asyncio: `async for piece in chat.stream_async(...)`."""
         return self.stream(question, **options).__aiter__()
 

@@ -163,6 +163,57 @@ def test_pictures_in_any_order(model: Model, files) -> None:
     chat.remove_image(first)  # no longer there: nothing happens
 
 
+def test_work_that_is_wanted_again_while_it_stops(
+    model: Model, files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question is withdrawn, the work stops, and before it has stopped the next question waits for it."""
+    stopping, go_on = threading.Event(), threading.Event()
+    embed = model._embed
+
+    def slow_to_stop(*args: Any) -> EncodedImage:
+        try:
+            return embed(*args)
+        except Cancelled:
+            stopping.set()
+            assert go_on.wait(60)
+            raise
+
+    monkeypatch.setattr(model, "_embed", slow_to_stop)
+    gate, chat = Gate("encode", 1), model.chat()
+    handle = chat.add_image(files.large, on_progress=gate)
+    gate.reach()
+    with pytest.raises(Cancelled):
+        chat.ask("what is this?", on_progress=lambda *_: False)
+    gate.open()
+    assert stopping.wait(60)
+    asked: list[bool] = []
+
+    def on_progress(*_: object) -> None:
+        asked.append(True)
+        go_on.set()
+
+    assert handle.progress is not None
+    reply = chat.ask("what is this?", max_tokens=8, on_progress=on_progress)
+    assert asked and reply.timings.image_tokens == 588
+    assert fresh(model, chat, reply)
+
+
+def test_the_conversation_changes_while_a_picture_is_prefilled(model: Model, files) -> None:
+    """It is prefilled again, behind what is before it then."""
+    chat = model.chat()
+    chat.ask("what?", max_tokens=4)
+    gate = Gate("prefill", 128)
+    handle = chat.add_image(files.large, on_progress=gate)
+    gate.reach()
+    chat.undo()
+    gate.open()
+    chat.wait()
+    assert handle.state == "ready"
+    reply = chat.ask("what is this?", max_tokens=8)
+    assert (reply.timings.image_tokens, reply.timings.image_tokens_prefilled) == (588, 0)
+    assert fresh(model, chat, reply)
+
+
 def test_cancelling_a_handle(model: Model, files) -> None:
     for stage, step in (("encode", 0), ("encode", 1), ("encode", 3), ("prefill", 0), ("prefill", 128)):
         gate = Gate(stage, step)
