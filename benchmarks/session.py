@@ -102,7 +102,7 @@ def main() -> None:
 
         show("Ctrl-C while encoding", [interrupted(asking("encode"), "encode", 0.5) for _ in range(n)])
         show("Ctrl-C while prefilling", [interrupted(asking("prefill"), "prefill", 0.5) for _ in range(n)])
-        show("Ctrl-C while waiting for the background", [interrupted(waiting, "encode", 0.5) for _ in range(n)])
+        show("Ctrl-C while waiting for a picture", [interrupted(waiting, "encode", 0.5) for _ in range(n)])
         show("Ctrl-C while answering", [interrupted(answering, "answer", 0.5) for _ in range(n)])
 
 
