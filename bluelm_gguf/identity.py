@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from .gguf_file import GgufHead
     from .tiling import TilerParams
 
-# Counts up when the same pixels and settings no longer give the same embeddings: a change of resize, of the
-# tiler, of the order of tokens, of the encoder's arithmetic beyond rounding.
+# Counts up when the same pixels and settings no longer give the same embeddings, to the last bit.
 ENCODER_VERSION = 1
 
 _BLOCK = 4 << 20  # bytes hashed at once: some 3 ms, between two looks at whether to go on

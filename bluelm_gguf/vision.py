@@ -179,10 +179,12 @@ class VisionEncoder:
         params.use_repack = int(use_repack)
         params.weights = _choice("weights", weights, _native.WEIGHTS)
         params.activations = _choice("activations", activations, _native.ACTIVATIONS)
-        self._variant = f"activations {params.activations}"  # rounded ones give other embeddings
         self._weights = VisionWeights(self.path, params, free=free_weights)
         with self._weights.use() as handle:
             self.info = self._read_info(handle)
+            kernels = _native.cpu_level() if self.info.repacked_tensors else "ggml"
+            # Each of these rounds in its own way; threads, batches and streaming change no bit.
+            self._arithmetic = f"activations {params.activations}, {kernels}"
             self.tiler = self._read_tiler(handle)
             """What the file asks for."""
             prefix, suffix = _native.c_char_p(), _native.c_char_p()
@@ -245,7 +247,7 @@ class VisionEncoder:
 
     def key_of(self, digest: str) -> str:
         """`EncodedImage.key` of a picture with this digest."""
-        return combine(digest, self.stamp.local_id, self._variant)
+        return combine(digest, self.stamp.local_id, self._arithmetic)
 
     def plan(self, width: int, height: int, *, tiler: TilerOverrides = None) -> TilePlan:
         """Plans the tiles of a picture of width x height pixels, and counts its tokens.
@@ -390,7 +392,7 @@ class VisionEncoder:
         try:
             with DeferredInterrupt() as interrupt:
                 identity = self.identity(go_on=go_on)
-            return combine("bluelm embeddings", picture.digest, identity, self._variant)
+            return combine("bluelm embeddings", picture.digest, identity, self._arithmetic)
         except Cancelled:
             raise
         except BluelmError as error:
