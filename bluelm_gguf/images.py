@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError, OutOfMemoryError
+from .interrupt import interrupt_at_once
 
 RGB: TypeAlias = NDArray[np.uint8]  # [height, width, 3]
 ImageLike: TypeAlias = (
@@ -118,7 +119,8 @@ def _read(source: Any, label: str) -> bytes:
         if str(source).startswith(("http://", "https://")):
             raise ImageError(f"{label}: a web address, not a file; download it first")
         try:
-            return Path(source).read_bytes()
+            with interrupt_at_once():
+                return Path(source).read_bytes()
         except FileNotFoundError:
             raise ImageError(f"{label}: no such file; check the path") from None
         except IsADirectoryError:
@@ -133,7 +135,8 @@ def _read(source: Any, label: str) -> bytes:
             "give a path, bytes, a file object, a PIL image or an array"
         )
     try:
-        data = source.read()
+        with interrupt_at_once():  # a pipe may never say anything
+            data = source.read()
     except (OSError, ValueError) as e:
         raise ImageError(f"{label}: cannot be read ({_one_line(e)})") from e
     if not isinstance(data, bytes):

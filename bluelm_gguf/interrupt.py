@@ -8,11 +8,12 @@ over and every state is consistent.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 
 class DeferredInterrupt:
@@ -20,6 +21,8 @@ class DeferredInterrupt:
 
     Does nothing outside the main thread, where Python delivers no signals, and where SIGINT is ignored.
     """
+
+    _active: ClassVar[list[DeferredInterrupt]] = []  # outermost first; the main thread's
 
     def __init__(self, on_interrupt: Callable[[], None] | None = None) -> None:
         self._on_interrupt = on_interrupt
@@ -36,12 +39,32 @@ class DeferredInterrupt:
             previous = signal.getsignal(signal.SIGINT)
             if callable(previous):
                 self._previous = previous
+                self._active.append(self)
                 signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._previous is not None:
             previous, self._previous = self._previous, None
+            self._active.remove(self)
             signal.signal(signal.SIGINT, previous)
             if self.pending:
                 previous(signal.SIGINT, None)  # raises KeyboardInterrupt, unless the program chose otherwise
+
+
+@contextlib.contextmanager
+def interrupt_at_once() -> Iterator[None]:
+    """For a wait in Python code, such as reading from a pipe, within a `DeferredInterrupt`: Ctrl-C takes its
+    usual effect there and then."""
+    outermost = DeferredInterrupt._active[0] if DeferredInterrupt._active else None
+    if outermost is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    deferring = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, outermost._previous)
+    try:
+        if any(deferred.pending for deferred in DeferredInterrupt._active):
+            outermost._previous(signal.SIGINT, None)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, deferring)

@@ -68,8 +68,8 @@ class Model:
         n_ctx: Tokens of context. None: as many as the model was trained with, at most 4096.
         n_batch: Most tokens in one llama_decode.
         n_threads: None: the physical cores this process may use.
-        chunk: Tokens per step of the prefill, 1..n_batch (paper section 3.4: 128). Progress and cancelling
-            happen between steps.
+        chunk: Tokens per step of the prefill, 1..n_batch (paper section 3.4: 128). What was prefilled
+            when it is cancelled stays in the KV cache by whole steps.
         batch: Tiles per run of the vision encoder, 1..17 (paper section 3.3: 4).
         pipeline: Whether the patch embedding of the next tiles overlaps the encoder's blocks for these: worth
             it where there is a core to spare, so off unless asked for.

@@ -107,6 +107,34 @@ def test_in_a_chat(shared_model: Model, files) -> None:
     assert reply.tokens == fresh.tokens
 
 
+@pytest.mark.parametrize("use", ["generate", "encode", "chat"])
+def test_while_reading_from_a_pipe(shared_model: Model, use: str) -> None:
+    """Reading may wait for ever, and Ctrl-C ends it."""
+    reading, writing = os.pipe()
+    rescue = threading.Timer(30, lambda: os.write(writing, b"x"))  # so that a failure is no hang
+    rescue.start()
+
+    class Pipe:
+        def read(self) -> bytes:
+            press_ctrl_c()
+            return os.read(reading, 1)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            if use == "encode":
+                shared_model.encode(Pipe())
+            elif use == "chat":
+                shared_model.chat().ask("what?", images=[Pipe()])
+            else:
+                shared_model.generate("what?", images=[Pipe()])
+        assert rescue.is_alive()
+    finally:
+        rescue.cancel()
+        os.close(reading)
+        os.close(writing)
+    assert shared_model.generate("what?", max_tokens=2).tokens
+
+
 def test_a_programs_own_handler_is_called(shared_model: Model, files) -> None:
     called: list[int] = []
     signal.signal(signal.SIGINT, lambda signum, _frame: called.append(signum))
