@@ -43,6 +43,7 @@ class ImageHandle:
         image: Any,
         tiler: TilerOverrides = None,
         on_progress: ProgressFn | None = None,
+        name: str | None = None,
     ) -> None:
         self._background = background
         self._image = image
@@ -52,11 +53,13 @@ class ImageHandle:
         self._progress: Progress | None = None
         self._prepared: PreparedImage | None = None
         self._encoded: EncodedImage | None = image if isinstance(image, EncodedImage) else None
+        self._label = name  # for messages
         self._origin: Literal["given", "encoded", "cached"] = "given"
         self._is_refused = False  # on_progress wants no more of it
         self._error: BaseException | None = None
         self._callbacks: list[Callable[[ImageHandle], object]] = []
-        self.name = os.fspath(image) if isinstance(image, str | os.PathLike) else type(image).__name__
+        kind = os.fspath(image) if isinstance(image, str | os.PathLike) else type(image).__name__
+        self.name: str = name or os.fsdecode(kind)
         """The path as it was given, or the kind of object."""
 
     @property
@@ -385,10 +388,10 @@ class Background:
         from .images import load_image
 
         rgb, read_ms = None, 0.0
-        if handle._prepared is None:  # else it was stopped after this, and a pipe can be read only once
+        if handle._prepared is None:  # else it was stopped after this
             self._enter(handle, "reading")
             start = time.perf_counter()
-            rgb = load_image(handle._image)
+            rgb = load_image(handle._image, name=handle._label)
             read_ms = (time.perf_counter() - start) * 1e3
         with self._model._lock.held(lambda: self._must_stop(handle)):
             if handle._prepared is None:

@@ -114,8 +114,8 @@ class Chat:
 
         Args:
             image: Path, bytes, file object, PIL image, uint8 array [H, W, 3], or what `Model.encode`
-                returned. It is read in the background, so an array or a file must be left alone until
-                `handle.plan` is there.
+                returned. A file object is read in this thread, so it may be a pipe; all else in the
+                background, so an array must be left alone until `handle.plan` is there.
             tiler: Departures from the tiler that the mmproj asks for, see `VisionEncoder.encode`.
             on_progress: Called in the background thread with ("encode", tiles done, tiles in all) and
                 ("prefill", tokens done, tokens to do); returning False cancels the picture.
@@ -126,12 +126,20 @@ class Chat:
 
         Raises:
             InvalidArgumentError: the model has no mmproj or is closed; an encoded image of another width.
+            ImageError: a file object cannot be read.
         """
         self._check_open()
         self._model._need_vision()
         if isinstance(image, EncodedImage):
             self._model._check_encoded(image)
-        handle = ImageHandle(self._background, image, tiler, on_progress)
+        name = None
+        if hasattr(image, "read"):
+            # A thread that waits for stdin cannot be stopped, and would crash the interpreter when it ends.
+            from .images import describe, read_file
+
+            name = describe(image)
+            image = read_file(image, name)
+        handle = ImageHandle(self._background, image, tiler, on_progress, name)
         self._background.add(handle)
         return handle
 

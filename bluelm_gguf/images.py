@@ -52,7 +52,7 @@ def load_image(source: ImageLike, *, name: str | None = None) -> RGB:
         ImageError: missing, empty, not a picture, truncated, or too large (MAX_SIDE, MAX_PIXELS).
         OutOfMemoryError: too large for this machine.
     """
-    label = name or _describe(source)
+    label = name or describe(source)
     try:
         if isinstance(source, np.ndarray):
             pixels = _from_array(source, label)
@@ -80,7 +80,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _describe(source: ImageLike) -> str:
+def describe(source: ImageLike) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source) or "''"
     if isinstance(source, np.ndarray):
@@ -95,7 +95,7 @@ def _describe(source: ImageLike) -> str:
 
 def _open(source: Any, label: str) -> Image.Image:
     """The picture with its header read and its size checked; pixels are not decoded yet."""
-    data = _read(source, label)
+    data = read_file(source, label)
     if not data:
         raise ImageError(f"{label}: the file is empty (0 bytes); copy or download it again")
     Image.init()
@@ -112,7 +112,12 @@ def _open(source: Any, label: str) -> Image.Image:
         raise ImageError(f"{label}: damaged picture ({_one_line(e)}); copy or download it again") from e
 
 
-def _read(source: Any, label: str) -> bytes:
+def read_file(source: Any, label: str) -> bytes:
+    """The bytes of a path, bytes, or object with `read()`; Ctrl-C ends the reading.
+
+    Raises:
+        ImageError: cannot be read; `label` names it.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, (str, os.PathLike)):

@@ -482,6 +482,18 @@ def test_pictures_added_while_answering(model: Model, files) -> None:
     assert fresh(model, chat, reply)
 
 
+def test_a_file_object_is_read_at_once(model: Model, files) -> None:
+    """A thread that waits for a pipe could not be stopped."""
+    chat = model.chat()
+    with files.small.open("rb") as file:
+        handle = chat.add_image(file)
+        assert file.read() == b""
+    assert handle.result().n_tokens == 196 and handle.name == str(files.small)
+    with pytest.raises(ImageError, match="mode 'rb'"), files.small.open("r", encoding="latin-1") as file:
+        chat.add_image(file)
+    assert chat.pending_images == (handle,)
+
+
 def test_an_array_may_be_given(model: Model) -> None:
     array = np.asarray(Image.new("RGB", (50, 60), "red"))
     chat = model.chat()
