@@ -16,11 +16,13 @@ from bluelm_gguf import (
     Cancelled,
     Chat,
     ContextFullError,
+    DecodeError,
     EncodedImage,
     ImageError,
     ImageHandle,
     InvalidArgumentError,
     Model,
+    OutOfMemoryError,
     Reply,
 )
 from bluelm_gguf.prompt import Turn
@@ -287,6 +289,30 @@ def test_a_picture_that_fails(model: Model, files, tmp_path) -> None:
     assert reply.timings.image_tokens == 196 and fresh(model, chat, reply)
 
 
+@pytest.mark.parametrize("stage", ["encode", "prefill"])
+def test_work_that_fails(model: Model, files, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """No memory for the activations, or llama.cpp fails: the error keeps its class, the chat its pictures."""
+    error = OutOfMemoryError("no memory") if stage == "encode" else DecodeError("llama.cpp failed")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    chat = model.chat()
+    good = chat.add_image(files.small)
+    chat.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(*((model, "_embed") if stage == "encode" else (model._ledger, "bring")), fail)
+        handle = chat.add_image(files.large)
+        chat.wait()
+    assert handle.state == "failed" and chat.turns == ()
+    assert handle.exception() is (error if stage == "encode" else None)  # it was encoded
+    with pytest.raises(type(error)):
+        chat.ask("what is this?")
+    assert chat.pending_images == (good,)
+    reply = chat.ask("what is this?", max_tokens=8)
+    assert reply.timings.image_tokens == 196 and fresh(model, chat, reply)
+
+
 def test_a_picture_that_can_never_fit(files) -> None:
     with Model(files.llm, mmproj=files.mmproj, n_ctx=400, n_threads=1) as model:
         chat = model.chat()
@@ -358,6 +384,32 @@ def test_closing_while_background_work_runs(files, stage: str) -> None:
     for use in (lambda: chat.ask("what?"), lambda: chat.add_image(files.small), model.chat):
         with pytest.raises(InvalidArgumentError, match="closed"):
             use()
+
+
+def test_closing_while_a_question_waits(files) -> None:
+    gate = Gate("encode")
+    model = Model(files.llm, mmproj=files.mmproj, n_ctx=1024, n_threads=1)
+    chat = model.chat()
+    chat.add_image(files.large, on_progress=gate)
+    gate.reach()
+    waiting = threading.Event()
+    ended: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            chat.ask("what?", on_progress=lambda *_: waiting.set())
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert waiting.wait(60)
+    gate.open()
+    model.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    for error in ended:  # it may have had its answer before
+        assert isinstance(error, InvalidArgumentError) and "closed" in str(error)
 
 
 def test_closing_a_chat_leaves_the_model(model: Model, files) -> None:
