@@ -171,9 +171,9 @@ class ChatTerminal:
                 print("(stopped)", file=sys.stderr)
             except Cancelled:
                 self._progress.clear()
-            except BluelmError as error:
+            except (BluelmError, MemoryError) as error:
                 self._progress.clear()
-                say(f"error: {error}")
+                say(f"error: {error or 'not enough memory'}")
             self._lines.flush()
 
     def _interrupted(self) -> None:
@@ -347,6 +347,8 @@ class ChatTerminal:
         if not path:
             say("/save needs a path")
             return
+        self._chat.wait(on_progress=self._progress)
+        self._progress.clear()
         self._chat.save(path, kv=has_kv)
         n_bytes = Path(path).stat().st_size
         print(f"({printable(path)}: {n_bytes / 1e6:.1f} MB)", file=sys.stderr)

@@ -84,11 +84,11 @@ class Terminal:
         """As terminals do it, and as they hand over dropped files."""
         self.send(f"\x1b[200~{text}\x1b[201~")
 
-    def command(self, line: str) -> list[str]:
+    def command(self, line: str, timeout: float = 40) -> list[str]:
         """Enters a line, waits for the next prompt, and returns the lines in between."""
         n = self._n_prompts()
         self.enter(line)
-        self.wait_until(lambda: self._n_prompts() > n and self.at_prompt, f"a prompt after {line!r}")
+        self.wait_until(lambda: self._n_prompts() > n and self.at_prompt, f"a prompt after {line!r}", timeout)
         lines = self.lines
         rows = [i for i, text in enumerate(lines) if text.startswith(">")]
         return lines[rows[-2] + 1 : rows[-1]]
@@ -110,9 +110,10 @@ class Terminal:
         return "\n".join(self.lines).rstrip()
 
     @property
-    def typed(self) -> str:
-        """The line that the cursor is on, without the prompt."""
-        return self.lines[self._screen.cursor.y].removeprefix("> ").removeprefix(">")
+    def typed(self) -> str | None:
+        """What stands behind the prompt that the cursor is at; None if it is at none."""
+        line = self.lines[self._screen.cursor.y]
+        return line.removeprefix(">").removeprefix(" ") if line.startswith(">") else None
 
     @property
     def status(self) -> str:
@@ -122,7 +123,7 @@ class Terminal:
     @property
     def at_prompt(self) -> bool:
         """Whether the cursor stands behind a prompt."""
-        return self.lines[self._screen.cursor.y].startswith(">")
+        return self.typed is not None
 
     def _n_prompts(self) -> int:
         return sum(line.startswith(">") for line in self.lines)
