@@ -3,6 +3,7 @@
 # make test-cpp  the C++ unit tests alone
 # make arm-test  compiles the programs for aarch64 and tests them on emulated CPUs; installs what it needs if root
 # make lint    ruff, mypy, clang-format
+# make bench   measures and writes docs/benchmarks.md: minutes, on a quiet machine; STOCK=DIR adds llama.cpp's programs
 # make bench-peers  times encoder and LLM against llama.cpp, PyTorch and OpenVINO; needs a quiet machine
 # make format  what ruff and clang-format can put right by themselves
 PYTHON ?= python3
@@ -20,7 +21,7 @@ CMAKE := $(BIN)/cmake
 CMAKE_PYTHON := -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 ARM_BUILD := build/linux-aarch64-static
 
-.PHONY: demo test test-cpp test-fast arm-test lint format bench-peers install clean
+.PHONY: demo test test-cpp test-fast arm-test lint format bench bench-peers install clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
@@ -81,6 +82,13 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy bluelm_gguf convert
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+$(VENV)/.plot: $(VENV)/.installed
+	$(PIP) install -q --no-build-isolation -e ".[plot]"
+	@touch $@
+
+bench: $(VENV)/.plot
+	$(BIN)/python benchmarks/run.py $(if $(STOCK),--stock $(STOCK))
 
 bench-peers: $(VENV)/.peers
 	$(BIN)/python benchmarks/peers/encode.py

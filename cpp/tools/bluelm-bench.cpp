@@ -26,23 +26,32 @@ uint64_t file_bytes(const std::string& path) {
     return !path.empty() && stat(path.c_str(), &info) == 0 ? static_cast<uint64_t>(info.st_size) : 0;
 }
 
-// Said before anything is allocated or written. Weights count in full; a context's KV cache and activations
-// come to it when the model is known.
-void check_memory(const bench::Options& o, const bench::SyntheticShape* shape) {
+// Positions that a test fills in the KV cache; a picture counts as the most tiles that the paper allows.
+int64_t positions(const bench::Job& job) {
+    const int64_t image = job.kind == bench::Kind::kE2e ? 17 * 196 : 0;
+    return image + job.n_depth + job.n_prompt + job.n_gen;
+}
+
+// Said before anything is allocated or written: the weights and the largest KV cache.
+void check_memory(const bench::Options& o, const bench::SyntheticShape* shape,
+                  const std::vector<bench::Job>& jobs) {
     const std::optional<uint64_t> available = bench::available_memory();
     if (!o.memory_check || !available) return;
-    uint64_t need = file_bytes(o.model) + file_bytes(o.mmproj);
-    std::string what = "the files";
-    if (shape) {
-        need = bench::llm_file_bytes(*shape) + bench::mmproj_file_bytes(*shape);
-        what = strf("--synthetic %s", shape->name);
+    const double weights =
+        shape ? static_cast<double>(bench::llm_file_bytes(*shape) + bench::mmproj_file_bytes(*shape))
+              : static_cast<double>(file_bytes(o.model) + file_bytes(o.mmproj));
+    const bench::LlmCost cost = shape ? bench::llm_cost(*shape) : bench::llm_cost(o.model);
+    double cache = 0;
+    for (const bench::Job& job : jobs) {
+        cache = std::max(cache, cost.kv_bytes(positions(job), job.config.type_k, job.config.type_v));
     }
-    if (need <= *available) return;
-    throw bench::Failure(
-        strf("%s: %s of memory for the weights alone, %s are available: take a smaller model or "
-             "close other programs (--no-memory-check tries all the same)",
-             what.c_str(), bench::bytes_text(static_cast<double>(need)).c_str(),
-             bench::bytes_text(static_cast<double>(*available)).c_str()));
+    if (weights + cache <= static_cast<double>(*available)) return;
+    throw bench::Failure(strf(
+        "%s: %s of memory for the weights and %s for the KV cache, %s are available: take a "
+        "smaller model or fewer tokens, or close other programs (--no-memory-check tries all "
+        "the same)",
+        shape ? strf("--synthetic %s", shape->name).c_str() : "the files", bench::bytes_text(weights).c_str(),
+        bench::bytes_text(cache).c_str(), bench::bytes_text(static_cast<double>(*available)).c_str()));
 }
 
 int run(int argc, char** argv) {
@@ -56,9 +65,9 @@ int run(int argc, char** argv) {
                 strf("--synthetic %s: not one of demo, 0.5b, 3b", options.synthetic.c_str()));
     }
     const std::vector<bench::Job> jobs = bench::plan_jobs(options);
-    check_memory(options, shape);
-
     bench::catch_llama_log(options.verbose);
+    check_memory(options, shape, jobs);
+
     llama_backend_init();
     bench::check(bluelm_llama_prepare());
     bench::register_llm_kernels(!options.llm_kernels.empty() && options.llm_kernels.back() == 1);

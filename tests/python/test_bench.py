@@ -131,6 +131,20 @@ def test_every_combination_once(run_bench: Bench) -> None:
     assert generated == [(n, k) for n in ("tg1", "tg1 @ d16") for k in ("f16", "q8_0")]  # chunk: no matter
 
 
+def test_vision_settings(run_bench: Bench) -> None:
+    few = ("-t", "1", "-r", "1", "--image", "64x64", "--no-warmup", "-o", "json")
+    result = run_bench(*few, "--vision-weights", "resident", "--activations", "int8,float")
+    assert [row["activations"] for row in rows_of(result)] == ["int8", "int8", "float"]
+    result = run_bench(*few, "--vision-weights", "streamed")
+    if result.returncode == 1:  # only with kernels of our own
+        assert "streamed" in one_error(result).lower()
+    else:
+        image = rows_of(result)[1]
+        assert image["vision_weights"] == "streamed" and image["pack_ms"] > 0
+        inside = ("norm", "qkv", "attention", "attn_out", "ffn_up", "ffn_down", "pack")
+        assert sum(image[f"{name}_ms"] for name in inside) == pytest.approx(image["vit_ms"], rel=1e-3)
+
+
 def test_llm_kernels(run_bench: Bench) -> None:
     """Turned off, llama.cpp's own compute; the environment variable does the same for all models."""
     few = ("-t", "1", "-r", "1", "-p", "4", "--no-warmup", "-o", "json")
@@ -359,7 +373,7 @@ def test_too_little_memory(tmp_path: Path) -> None:
     )  # fmt: skip
     text = one_error(result)
     assert re.match(
-        r"--synthetic 3b: 1\.90 GiB of memory for the weights alone, [\d.]+ MiB are available", text
+        r"--synthetic 3b: 1\.90 GiB of memory for the weights and 160\.0 MiB for the KV cache", text
     )
     assert not list(tmp_path.iterdir())
 

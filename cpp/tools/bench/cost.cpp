@@ -49,6 +49,7 @@ LlmCost llm_cost(const gguf_context* gguf) {
 }
 
 LlmCost llm_cost(const std::string& path) {
+    if (path.empty()) return {};
     const std::unique_ptr<gguf_context, void (*)(gguf_context*)> gguf(
         gguf_init_from_file(path.c_str(), {true, nullptr}), gguf_free);
     return gguf ? llm_cost(gguf.get()) : LlmCost();

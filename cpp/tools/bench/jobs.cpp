@@ -66,6 +66,8 @@ Settings all_settings(const Options& o) {
     const auto vision = [&o](std::vector<Config>& configs) {
         multiply(configs, o.tile_batch, [](Config& c, int v) { c.tile_batch = v; });
         multiply(configs, o.pipeline, [](Config& c, int v) { c.pipeline = v; });
+        multiply(configs, o.vision_weights, [](Config& c, int v) { c.vision_weights = v; });
+        multiply(configs, o.activations, [](Config& c, int v) { c.activations = v; });
     };
     const auto llm = [&o](std::vector<Config>& configs, bool chunked) {
         std::vector<int> chunks = o.chunk;

@@ -113,6 +113,8 @@ Vision::Vision(const std::string& path, const Config& c) {
     params.batch = c.tile_batch;
     params.pipeline = c.pipeline;
     params.use_repack = c.repack;
+    params.weights = c.vision_weights;
+    params.activations = c.activations;
     bluelm_vision* vision = nullptr;
     Stopwatch loading;
     check(bluelm_vision_init(path.c_str(), &params, &vision));

@@ -51,6 +51,8 @@ how (several values, separated by commas or as first-last[+step|*factor], are me
   -ctv, --cache-type-v TYPE   [f16]
   -fa, --flash-attn on|off|auto  [auto]
   --repack 0|1                rearranged weights and fast kernels [1]
+  --vision-weights resident|streamed   vision weights in memory, or read block by block [resident]
+  --activations auto|int8|float        in front of the ViT's matmuls [auto: as the file's type]
   --llm-kernels 0|1           this library's matmul kernels inside llama.cpp [1 where this CPU has them]
   -r, --repetitions N         [5]
   --no-warmup                 no run before the measured ones
@@ -130,8 +132,7 @@ ggml_type parse_cache_type(const std::string& text, const char* option) {
 }
 
 template <class T>
-T choose(const std::string& text, const char* option,
-         std::initializer_list<std::pair<const char*, T>> choices) {
+T choose(const std::string& text, const char* option, const std::vector<std::pair<const char*, T>>& choices) {
     std::string known;
     for (const auto& [name, value] : choices) {
         if (text == name) return value;
@@ -179,13 +180,14 @@ public:
         ints({"--llm-kernels"}, o_.llm_kernels, 0, 1);
         types({"-ctk", "--cache-type-k"}, o_.type_k);
         types({"-ctv", "--cache-type-v"}, o_.type_v);
-        add({"-fa", "--flash-attn"}, [this](auto& v, auto name) {
-            clear_once(o_.flash_attn);
-            for (const std::string& part : split(v)) {
-                o_.flash_attn.push_back(
-                    choose<int>(part, name, {{"auto", -1}, {"off", 0}, {"on", 1}, {"0", 0}, {"1", 1}}));
-            }
-        });
+        choices({"-fa", "--flash-attn"}, o_.flash_attn,
+                {{"auto", -1}, {"off", 0}, {"on", 1}, {"0", 0}, {"1", 1}});
+        choices({"--vision-weights"}, o_.vision_weights,
+                {{"resident", BLUELM_WEIGHTS_RESIDENT}, {"streamed", BLUELM_WEIGHTS_STREAMED}});
+        choices({"--activations"}, o_.activations,
+                {{"auto", BLUELM_ACTIVATIONS_AUTO},
+                 {"int8", BLUELM_ACTIVATIONS_INT8},
+                 {"float", BLUELM_ACTIVATIONS_FLOAT}});
         add({"-r", "--repetitions"},
             [this](auto& v, auto name) { o_.repetitions = parse_int(v, name, 1, 1000); });
         add({"--delay"}, [this](auto& v, auto name) { o_.delay = parse_int(v, name, 0, 3600); });
@@ -244,6 +246,13 @@ private:
         add(names, [this, &target, min, max](auto& v, auto name) {
             clear_once(target);
             add_ints(target, v, name, min, max);
+        });
+    }
+    void choices(std::initializer_list<const char*> names, std::vector<int>& target,
+                 std::vector<std::pair<const char*, int>> allowed) {
+        add(names, [this, &target, allowed](auto& v, auto name) {
+            clear_once(target);
+            for (const std::string& part : split(v)) target.push_back(choose<int>(part, name, allowed));
         });
     }
     void types(std::initializer_list<const char*> names, std::vector<ggml_type>& target) {

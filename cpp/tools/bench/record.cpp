@@ -32,9 +32,16 @@ std::string utc(int64_t unix_time) {
 
 const char* flash_text(int value) { return value < 0 ? "auto" : value == 0 ? "off" : "on"; }
 
+const char* weights_text(int value) { return value == BLUELM_WEIGHTS_STREAMED ? "streamed" : "resident"; }
+
+const char* activations_text(int value) {
+    return value == BLUELM_ACTIVATIONS_INT8 ? "int8" : value == BLUELM_ACTIVATIONS_FLOAT ? "float" : "auto";
+}
+
 // Every part that a test may have; absent ones are null, so that all rows have the same fields.
-const char* const kParts[] = {"load_mmproj", "load_llm", "resize",      "patch_embd", "vit",
-                              "projector",   "encode",   "first_token", "prefill",    "decode"};
+const char* const kParts[] = {"norm",      "qkv",         "attention",   "attn_out", "ffn_up",     "ffn_down",
+                              "pack",      "load_mmproj", "load_llm",    "resize",   "patch_embd", "vit",
+                              "projector", "encode",      "first_token", "prefill",  "decode"};
 
 }  // namespace
 
@@ -111,6 +118,8 @@ Record to_record(const Result& r, const std::optional<Limits>& limits) {
         {"type_v", json_string(ggml_type_name(c.type_v))},
         {"flash_attn", json_string(flash_text(c.flash_attn))},
         {"repack", whole(c.repack)},
+        {"vision_weights", json_string(weights_text(c.vision_weights))},
+        {"activations", json_string(activations_text(c.activations))},
         {"llm_kernels", r.llm_kernels.empty() ? "null" : json_string(r.llm_kernels)},
         {"test_time", json_string(utc(r.unix_time))},
         {"repetitions", whole(static_cast<int64_t>(r.ms.size()))},

@@ -1,0 +1,127 @@
+"""docs/benchmarks.md's tables and figures, made from benchmarks/results/*.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import compare_stock
+
+from bluelm_gguf import bench
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """A set's rows, or none if it was not measured."""
+    path = RESULTS / f"{name}.json"
+    return bench.read(path) if path.exists() else []
+
+
+def machine(row: dict[str, Any]) -> str:
+    """The line under a table."""
+    kernels = row.get("llm_kernels") or "llama.cpp"
+    return (
+        f"{row['cpu']}, {row['n_cores']} cores, {row['n_threads']} threads; kernels: {row['cpu_level']}, "
+        f"in llama.cpp: {kernels}; {row['test_time'][:10]}"
+    )
+
+
+def speeds(name: str) -> str:
+    """Test, time, speed and share of the limit."""
+    found = rows(name)
+    if not found:
+        return "Not measured yet."
+    has_limit = any(row["limit"] for row in found)
+    lines = [
+        "| test | ms | per second |" + (" of limit |" if has_limit else ""),
+        "|-|-:|-:|" + "-:|" * has_limit,
+    ]
+    for row in found:
+        if row["test"] == "table5":
+            continue
+        speed = f"{row['avg_ts']:.4g} ± {row['stddev_ts']:.2g} {row['unit']}" if row["unit"] else ""
+        limit = f" {row['limit_percent']:.0f}% {row['limit']} |" if row["limit"] else " |" * has_limit
+        lines.append(f"| {row['test']} | {row['avg_ms']:.4g} ± {row['stddev_ms']:.2g} | {speed} |{limit}")
+    # The last row has both models, so it knows all kernels.
+    return "\n".join([*lines, "", machine(found[-1]) + "."])
+
+
+def limits() -> str:
+    """What --roofline measured."""
+    found = rows("3b")
+    if not found or not found[0]["bandwidth_gbs"]:
+        return "Not measured yet."
+    row = found[0]
+    return (
+        f"Reading {row['bandwidth_gbs']:.1f} GB/s, int8 {row['int8_gops']:.0f} GOP/s, f32 "
+        f"{row['f32_gflops']:.0f} GFLOP/s on {row['n_threads']} threads."
+    )
+
+
+def table5() -> str:
+    """The paper's Table 5 for this machine."""
+    lines = [
+        "| | image processing (load + encode) | LLM prefilling (2048 tokens) | throughput | memory |",
+        "|-|-:|-:|-:|-:|",
+    ]
+    for row in rows("3b"):
+        if row["test"] != "table5":
+            continue
+        load, encode, prefill = (row[f"{k}_ms"] / 1e3 for k in ("load_mmproj", "encode", "prefill"))
+        lines.append(
+            f"| bluelm, synthetic 3b, {row['cpu']}, {row['n_threads']} threads | {load + encode:.2f} s "
+            f"({load:.2f} + {encode:.2f}) | {prefill:.2f} s | {row['decode_ts']:.1f} token/s "
+            f"| {row['peak_rss'] / 2**30:.2f} GiB |"
+        )
+    lines += [
+        "| paper: BlueLM-V-3B, vivo X100's NPU | 2.53 s (0.47 + 2.06) | 2.7 s | 24.4 token/s | 2.2 GB |",
+        "| paper: MiniCPM-V 2.5 8B, the same chip's CPU, llama.cpp | 4.0 s | 13.9 s | 4.9 token/s | |",
+    ]
+    return "\n".join(lines)
+
+
+def stock() -> str:
+    """Beside llama-bench and llama-mtmd-cli."""
+    path = RESULTS / "stock-3b.json"
+    if not path.exists():
+        return "Not measured yet."
+    result = json.loads(path.read_text(encoding="utf-8"))
+    where = f"{result['cpu']}, {result['n_cores']} cores, {result['n_threads']} threads"
+    return f"{compare_stock.table(result)}\n\n{where}; llama.cpp {result['llama_cpp_commit']}."
+
+
+def figure(name: str, caption: str) -> str:
+    """A sweep's figure, which `write` draws, and its machine."""
+    found = rows(f"3b-{name}")
+    if not found:
+        return "Not measured yet."
+    return f"![{caption}](benchmarks-{name}.png)\n\n{machine(found[-1])}."
+
+
+def document(text: str) -> str:
+    """The document with what stands between its markers made anew."""
+    sections = {
+        "demo": speeds("demo"), "3b": speeds("3b"), "limits": limits(), "table5": table5(), "stock": stock(),
+        "batch": figure("batch", "Time of a picture by tiles per run"),
+        "chunk": figure("chunk", "Time of the prefill by chunk"),
+    }  # fmt: skip
+    for name, made in sections.items():
+        begin, end = f"<!-- {name}: benchmarks/report.py -->", f"<!-- end {name} -->"
+        found = re.compile(rf"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
+        assert len(found.findall(text)) == 1, f"{DOCUMENT} has no section {name}"
+        text = found.sub(f"{begin}\n{made}\n{end}".replace("\\", r"\\"), text)
+    return text
+
+
+def write() -> None:
+    """Rewrites document and figures."""
+    DOCUMENT.write_text(document(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in ("batch", "chunk"):
+        found = rows(f"3b-{name}")
+        if found:
+            bench.plot(found, DOCUMENT.parent / f"benchmarks-{name}.png")
