@@ -411,6 +411,12 @@ class LanguageModel:
         except BaseException as error:
             raise PartlyDone(done.value) from error
 
+    def logits(self) -> Any:
+        """Scores of the tokens that may come next, float32 [n_vocab]; valid until the next step."""
+        import numpy as np
+
+        return np.ctypeslib.as_array(self._lc.llama_get_logits_ith(self._ctx, -1), (self.n_vocab,))
+
     def sample(self, sampler: Sampler) -> int:
         """The token after the last one decoded."""
         return sampler.sample(self._ctx)
