@@ -359,6 +359,16 @@ class ProgressBridge:
         check(status)
 
 
+def give_pages_back(address: int, length: int) -> bool:
+    """madvise(MADV_DONTNEED) on a read-only mapping of a file; whether the system did it."""
+    try:
+        madvise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return False
+    madvise.argtypes = [c_void_p, c_size_t, ctypes.c_int]
+    return bool(madvise(address, length, 4) == 0)  # MADV_DONTNEED
+
+
 def pointer(array: Any, ctype: Any) -> Any:
     """A typed pointer into a C-contiguous numpy array; the caller keeps the array alive."""
     return array.ctypes.data_as(POINTER(ctype))

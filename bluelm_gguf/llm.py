@@ -30,6 +30,7 @@ from .identity import FileStamp
 from .interrupt import DeferredInterrupt
 from .kv_cache import choose_types, is_quantised, kv_bytes
 from .machine import available_memory
+from .mapped_pages import drop_mapped_pages, dropping, mapping
 from .sampling import Sampler
 
 if TYPE_CHECKING:
@@ -161,9 +162,12 @@ class LanguageModel:
         raised: list[BaseException] = []
         is_stopped = False
 
+        drop_pages = dropping(self.path)
+
         def report(done: float, _data: object) -> bool:
             nonlocal is_stopped
             try:
+                drop_pages(done)
                 if on_progress is not None and on_progress("load", int(done * 100), 100) is False:
                     is_stopped = True
             except BaseException as error:  # cannot cross llama.cpp's frames
@@ -176,7 +180,9 @@ class LanguageModel:
         callback = lc.llama_progress_callback(report)  # kept alive by this name
         params.progress_callback = callback
         _log.clear()
-        self._model = lc.llama_model_load_from_file(os.fsencode(self.path), params)
+        with mapping:
+            self._model = lc.llama_model_load_from_file(os.fsencode(self.path), params)
+            drop_mapped_pages(self.path)
         if raised:
             raise raised[0]
         if self._model is None:
@@ -239,7 +245,8 @@ class LanguageModel:
                 self._lc.llama_free(self._ctx)
                 self._ctx = None
             if self._model is not None:
-                self._lc.llama_model_free(self._model)
+                with mapping:
+                    self._lc.llama_model_free(self._model)
                 self._model = None
 
     # ------------------------------------------------------------------------------------------------ tokens
