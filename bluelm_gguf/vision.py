@@ -136,11 +136,12 @@ class VisionEncoder:
         n_threads: None: the physical cores this process may use.
         batch: Tiles per run of the encoder, 1..17 (paper section 3.3: 4).
         pipeline: Whether the patch embedding of the next batch overlaps the encoder's blocks for this one.
-        free_weights: Whether the weights leave memory after each picture and are read again for the next.
+        free_weights: Whether the weights leave memory after each picture: streamed where this CPU can, else
+            read as a whole again for the next.
         cache: Where encoded pictures are looked for, and kept.
         use_repack: Whether the library's own kernels run, with weights rearranged for this CPU; else ggml's.
         weights: "resident" (in memory) or "streamed": left in the file, each block read and rearranged when
-            its turn comes, for all tiles together. That saves nearly all of the encoder's memory and costs
+            its turn comes, for up to 8 tiles together. That saves nearly all of the encoder's memory and costs
             the reading in every encode.
         activations: "int8", "float" (bf16 or float32: slower, closer to the original), or "auto": int8 for
             q8_0 and q4_0 files, float for the others.
@@ -179,6 +180,8 @@ class VisionEncoder:
         params.use_repack = int(use_repack)
         params.weights = _choice("weights", weights, _native.WEIGHTS)
         params.activations = _choice("activations", activations, _native.ACTIVATIONS)
+        if free_weights and use_repack:
+            params.weights = _native.WEIGHTS["streamed"]
         self._weights = VisionWeights(self.path, params, free=free_weights)
         with self._weights.use() as handle:
             self.info = self._read_info(handle)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import _native
-from .errors import InvalidArgumentError, ModelFileError
+from .errors import InvalidArgumentError, ModelFileError, UnsupportedModelError
 from .identity import FileStamp
 from .interrupt import DeferredInterrupt
 
@@ -91,6 +91,16 @@ class VisionWeights:
             raise ModelFileError(
                 f"{self.path}: the file has changed since it was loaded: load the model again"
             )
+        try:
+            self._init()
+        except UnsupportedModelError:
+            # Only this library's own kernels can stream, and not every CPU has some.
+            if self._params.weights == _native.WEIGHTS["resident"]:
+                raise
+            self._params.weights = _native.WEIGHTS["resident"]
+            self._init()
+
+    def _init(self) -> None:
         handle = _native.c_void_p()
         with DeferredInterrupt():
             status = self._lib.bluelm_vision_init(

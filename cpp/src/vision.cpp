@@ -233,8 +233,13 @@ void Vision::encode(const Cut& cut, int n_tiles, Progress& progress, float* out,
     times.struct_size = sizeof times;
     Stopwatch total;
     bluelm_vision_profile profile = {};
-    // Streamed weights are read once for all tiles together.
-    const int batch = params_.weights == BLUELM_WEIGHTS_STREAMED ? kMaxBatch : params_.batch;
+    // Streamed weights are read again for each batch, so there are few, of about the same size; not one,
+    // since each tile takes about 25 MB of activations, and whoever streams is short of memory.
+    int batch = params_.batch;
+    if (params_.weights == BLUELM_WEIGHTS_STREAMED && n_tiles > 0) {
+        const int n_batches = (n_tiles + kStreamedBatch - 1) / kStreamedBatch;
+        batch = (n_tiles + n_batches - 1) / n_batches;
+    }
     const auto batch_at = [&](int first) { return std::min(batch, n_tiles - first); };
 
     progress.report(0);

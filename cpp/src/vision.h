@@ -23,7 +23,8 @@
 
 namespace bluelm {
 
-constexpr int kMaxBatch = 17;  // 16 tiles and the thumbnail in one run
+constexpr int kMaxBatch = 17;      // 16 tiles and the thumbnail in one run
+constexpr int kStreamedBatch = 8;  // most tiles in one run over streamed weights
 
 // A progress callback that may also be asked between graph nodes, so that cancelling does not wait for a
 // batch.
