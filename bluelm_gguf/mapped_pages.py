@@ -52,7 +52,7 @@ def drop_mapped_pages(path: str | os.PathLike[str]) -> int:
 
 
 def dropping(path: str | os.PathLike[str]) -> Callable[[float], None]:
-    """A function to be told the progress of loading a file, 0 to 1: drops what was read, every now and then."""
+    """A function to be told how far loading a file is, 0 to 1: it drops what was read every now and then."""
     n_bytes = os.stat(path).st_size
     dropped_at = -1.0
 

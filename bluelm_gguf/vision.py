@@ -141,7 +141,7 @@ class VisionEncoder:
         cache: Where encoded pictures are looked for, and kept.
         use_repack: Whether the library's own kernels run, with weights rearranged for this CPU; else ggml's.
         weights: "resident" (in memory) or "streamed": left in the file, each block read and rearranged when
-            its turn comes, for up to 8 tiles together. That saves nearly all of the encoder's memory and costs
+            its turn comes, for up to 8 tiles together. That saves nearly all of the weights' memory and costs
             the reading in every encode.
         activations: "int8", "float" (bf16 or float32: slower, closer to the original), or "auto": int8 for
             q8_0 and q4_0 files, float for the others.
