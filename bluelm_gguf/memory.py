@@ -8,9 +8,11 @@ tests/python/test_memory.py compares the estimate with what a process really tak
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import contextlib
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from .errors import InvalidArgumentError
 from .gguf_file import GgufHead, LongArray
 from .gguf_info import MmprojInfo, describe_head, size
 from .kv_cache import choose_types, kv_bytes
@@ -137,6 +139,60 @@ def estimate(
     if mmproj is not None:
         working += _vision_working_bytes(mmproj, batch)
     return MemoryNeed(n_ctx, _tensor_bytes(llm), _tensor_bytes(mmproj), kv, working)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a model is loaded so that it fits.
+
+    Attributes:
+        need: what it takes then.
+        frees_vision: whether the vision weights leave memory after each picture.
+        type_k, type_v: of the KV cache.
+    """
+
+    need: MemoryNeed
+    frees_vision: bool
+    type_k: str | None
+    type_v: str | None
+
+
+def fit(
+    llm: GgufHead,
+    mmproj: GgufHead | None,
+    *,
+    available: int | None,
+    free_vision: str = "auto",
+    n_ctx: int | None = None,
+    chunk: int = 128,
+    batch: int = 4,
+    type_k: str | None = None,
+    type_v: str | None = None,
+) -> Fitting:
+    """Gives up speed for memory where memory is short: first vision weights that are not kept, which costs
+    reading them for each picture; then keys and values of 8 bits, which cost a slower prefill.
+
+    Args:
+        llm, mmproj, n_ctx, chunk, batch: as for `estimate`.
+        available: free bytes; None where nobody knows: nothing is given up then.
+        free_vision: "auto", or what the user wants.
+        type_k, type_v: what the user wants; None leaves the choice.
+    """
+
+    def need_of(k: str | None, v: str | None, frees: bool) -> MemoryNeed:
+        need = estimate(llm, mmproj, n_ctx=n_ctx, chunk=chunk, batch=batch, type_k=k, type_v=v)
+        return replace(need, vision_weights=0) if frees else need
+
+    frees = free_vision == "always"
+    need = need_of(type_k, type_v, frees)
+    if not need.fits(available) and free_vision == "auto" and mmproj is not None:
+        frees = True
+        need = need_of(type_k, type_v, frees)
+    if not need.fits(available) and type_k is None and type_v is None:
+        with contextlib.suppress(InvalidArgumentError):  # heads that cannot be cut into blocks
+            small = need_of("q8_0", "q8_0", frees)
+            return Fitting(small, frees, "q8_0", "q8_0")
+    return Fitting(need, frees, type_k, type_v)
 
 
 def _tensor_bytes(head: GgufHead | None) -> int:

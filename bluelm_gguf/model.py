@@ -9,7 +9,6 @@ with Model("llm-q4_0.gguf", mmproj="mmproj-q8_0.gguf") as model:
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import os
 import warnings
 import weakref
@@ -27,7 +26,7 @@ from .ledger import Ledger
 from .llm import LanguageModel, ProgressFn, check_llm_file
 from .lock import OwnedLock
 from .machine import available_memory, default_threads, peak_memory, resident_memory
-from .memory import FREE_VISION, MemoryAccount, estimate
+from .memory import FREE_VISION, MemoryAccount, fit
 from .pair import read_pair
 from .prompt import PromptBuilder, Turn
 from .results import Reply
@@ -74,7 +73,7 @@ class Model:
         pipeline: Whether the patch embedding of the next tiles overlaps the encoder's blocks for these: worth
             it where there is a core to spare, so off unless asked for.
         type_k, type_v: What the KV cache stores keys and values as, by llama.cpp's names: f16, q8_0, ...
-            None: the default (docs/memory.md).
+            None: f16, or q8_0 where everything together would not fit in free memory (docs/memory.md).
         free_vision: Whether the vision weights leave memory after each picture and are read again for the
             next: "always", "never", or "auto": where everything together would not fit in free memory.
         cache: Where encoded pictures are kept on disk: True: the platform's place; a directory; an
@@ -137,14 +136,13 @@ class Model:
             llm_head, mmproj_head = read_pair(llm, mmproj)
         self.n_threads = n_threads or default_threads()
         self.chunk = chunk
-        need = estimate(
-            llm_head, mmproj_head, n_ctx=n_ctx, chunk=chunk, batch=batch, type_k=type_k, type_v=type_v
-        )
         available = available_memory()
+        fitting = fit(
+            llm_head, mmproj_head, available=available, free_vision=free_vision, n_ctx=n_ctx, chunk=chunk,
+            batch=batch, type_k=type_k, type_v=type_v,
+        )  # fmt: skip
+        need = fitting.need
         self._buffer_bytes = need.working
-        is_freed = free_vision == "always" or (free_vision == "auto" and not need.fits(available))
-        if is_freed:
-            need = dataclasses.replace(need, vision_weights=0)
         # A KV cache that cannot be had is an error, see LanguageModel.
         if available is not None and (need.kv_cache or 0) <= available and not need.fits(available):
             warnings.warn(need.warning(available), stacklevel=2)
@@ -155,8 +153,8 @@ class Model:
                 n_ctx=n_ctx,
                 n_batch=min(chunk, n_batch),
                 n_threads=self.n_threads,
-                type_k=type_k,
-                type_v=type_v,
+                type_k=fitting.type_k,
+                type_v=fitting.type_v,
                 verbose=verbose,
                 head=llm_head,
                 on_progress=on_progress,
@@ -165,7 +163,7 @@ class Model:
             if mmproj is not None:
                 self._vision = VisionEncoder(
                     mmproj, n_threads=self.n_threads, batch=batch, pipeline=pipeline, head=mmproj_head,
-                    cache=embedding_cache, free_weights=is_freed,
+                    cache=embedding_cache, free_weights=fitting.frees_vision,
                 )  # fmt: skip
             self._prompts = self._make_prompts(self._llm, llm_head)
         except BaseException:

@@ -14,7 +14,7 @@ from bluelm_gguf import InvalidArgumentError, Model, ModelFileError, OutOfMemory
 from bluelm_gguf import model as model_module
 from bluelm_gguf.gguf_file import read_head
 from bluelm_gguf.kv_cache import BLOCKS, choose_types, kv_bytes
-from bluelm_gguf.memory import estimate
+from bluelm_gguf.memory import estimate, fit
 from bluelm_gguf.vision import VisionEncoder
 
 # ------------------------------------------------------------------------------------------------ KV cache
@@ -111,6 +111,23 @@ def test_auto_looks_at_free_memory(files, pixels, monkeypatch) -> None:
         assert [str(w.message) for w in caught if "of memory are needed" in str(w.message)] == []
     with pytest.raises(InvalidArgumentError, match="free_vision is 'sometimes'"):
         Model(files.llm, free_vision="sometimes")
+
+
+def test_short_memory_makes_the_cache_small_too(files, wide) -> None:
+    head, vision = read_head(wide), read_head(files.mmproj)
+    full = estimate(head, vision)
+    beside = full.program + full.vision_weights
+    assert fit(head, vision, available=None) == fit(head, vision, available=full.total)
+    assert fit(head, vision, available=full.total).type_k is None
+    freed = fit(head, vision, available=full.total - beside)
+    assert (freed.frees_vision, freed.type_k) == (True, None)
+    small = fit(head, vision, available=full.total - beside - 1)
+    assert (small.frees_vision, small.type_k, small.type_v) == (True, "q8_0", "q8_0")
+    assert small.need.kv_cache == kv_bytes(head, small.need.n_ctx, "q8_0", "q8_0")
+    # What the user asked for stays, and heads of 16 values have no blocks of 32.
+    kept = fit(head, vision, available=1, type_k="f16", free_vision="never")
+    assert (kept.frees_vision, kept.type_k, kept.type_v) == (False, "f16", None)
+    assert fit(read_head(files.llm), vision, available=1).type_k is None
 
 
 def test_threads_share_the_weights(files, pixels) -> None:
