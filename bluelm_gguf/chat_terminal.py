@@ -267,7 +267,9 @@ class ChatTerminal:
     def _status(self) -> tuple[str, bool]:
         """What the background does, in one line; whether it is at work."""
         handles = self._chat.pending_images
-        return " | ".join(map(self._state, handles)), any(handle.state != "ready" for handle in handles)
+        return " | ".join(map(self._state, handles)), any(
+            handle.state not in ("ready", "failed") for handle in handles
+        )
 
     def _name(self, handle: ImageHandle) -> str:
         """What the user called a picture, also after /undo, when only its content is left."""

@@ -159,7 +159,7 @@ def printable(text: str) -> str:
 def timings_line(timings: Timings) -> str:
     """Timings in one line."""
     parts = []
-    if timings.wait_ms >= 1:
+    if timings.wait_ms >= 100:  # for pictures; less is the scheduler's
         parts.append(f"waited {timings.wait_ms:.0f} ms")
     if timings.encode_ms:
         cached = " from the cache" if timings.images_cached and not timings.images_encoded else ""

@@ -71,7 +71,8 @@ def test_run_answers_as_the_library_does(program, files) -> None:
         reply = model.generate("what is this?", images=[files.large], max_tokens=16)
     assert done.stdout == reply.text + "\n"
     times, memory = done.stderr.splitlines()
-    assert [part.split()[0] for part in times.split(" | ")] == ["image", "prefill", "decode", "first"]
+    parts = [part.split()[0] for part in times.split(" | ")]
+    assert [part for part in parts if part != "waited"] == ["image", "prefill", "decode", "first"]
     assert memory.startswith("memory: ") and "KV cache" in memory and "process" in memory
 
 
@@ -171,7 +172,6 @@ def test_pictures_come_from_the_cache(program, files, tmp_path: Path) -> None:
     assert first == [1, 0] and not (tmp_path / "cache").exists()
     assert found() == (text, 1, 0)
     assert found() == (text, 0, 1)
-    assert program(*ask[:-1], "--timings", env=env).stderr.startswith("image ")
     assert " ms from the cache |" in program(*ask[:-1], "--timings", env=env).stderr
     assert found("--no-cache") == (text, 1, 0)
     assert program("cache", "clear", env=env).stdout.startswith("1 picture removed")
@@ -190,18 +190,18 @@ def test_a_cache_that_cannot_be_written_is_one_warning(program, files, tmp_path:
     assert "UserWarning" not in done.stderr
 
 
-def test_a_broken_pipe_is_quiet(files) -> None:
-    command = arguments("run", "-m", files.llm, "-p", "what", "-n", 500, "-c", 1024)
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_a_broken_pipe_is_quiet(files, command: str) -> None:
+    question = ("-p", "what") if command == "run" else ()
+    words = arguments(command, "-m", files.llm, "-n", 500, "-c", 1024, *question)
     done = subprocess.run(
-        f"{shlex.join(command)} | head -c 1 | wc -c",
-        shell=True,
+        ["bash", "-o", "pipefail", "-c", f"{shlex.join(words)} | head -c 1 | wc -c"],
+        input=b"what?\n" * 20,
         capture_output=True,
-        text=True,
         timeout=120,
         check=False,
     )
-    assert done.stdout.strip() == "1"
-    assert done.stderr == ""
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"1", b"")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")

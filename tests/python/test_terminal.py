@@ -52,6 +52,21 @@ def test_run_streams_whole_characters(terminal, scripted: Path) -> None:
     assert "\ufffd" not in t.seen
 
 
+def test_a_model_cannot_order_the_terminal_about(terminal, program, tmp_path: Path) -> None:
+    script = "a\x1b]0;b\x07c\x9bd"  # sets a window's title, and begins a sequence in 8 bits
+    llm = tiny_models.write_llm(tmp_path / "llm.gguf", script=script)
+    for command in ("run", "chat"):
+        t = terminal(command, "-m", llm, *(("-p", "what?") if command == "run" else ()))
+        if command == "chat":
+            t.prompt()
+            assert t.command("what?") == ["a]0;bcd"]
+        else:
+            assert t.exit_code() == 0 and t.text.strip() == "a]0;bcd"
+        assert "\x1b]0;" not in t.seen and "\x9b" not in t.seen
+    # A file or another program gets what the model wrote.
+    assert program("run", "-m", llm, "-p", "what?").stdout == script + "\n"
+
+
 def test_no_progress_where_stderr_is_no_terminal(files) -> None:
     done = subprocess.run(
         arguments("run", *files.pair, "--image", files.large, "-p", "what?", "-n", 3),
