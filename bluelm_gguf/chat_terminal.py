@@ -110,7 +110,7 @@ class ChatTerminal:
         return LineEditor(
             [(name, name in _TAKES_PATH) for name in (*self._commands, "/quit")],
             status=self._status,
-            on_drop=self._add,
+            on_drop=self._drop,
             history_file=history_path() if keep_history else None,
         )
 
@@ -236,6 +236,13 @@ class ChatTerminal:
             else:
                 self._wait_for(handle)
         self._lines.refresh()
+
+    def _drop(self, paths: Sequence[str]) -> None:
+        """The same while a line is being read."""
+        try:
+            self._add(paths)
+        except BluelmError as error:
+            self._lines.notify(f"bluelm-gguf: error: {printable(str(error))}")
 
     def _wait_for(self, handle: ImageHandle) -> None:
         try:

@@ -170,6 +170,15 @@ def test_dropped_pictures(terminal: Open, files, tmp_path: Path, way: str) -> No
     assert t.typed == ""
 
 
+def test_a_dropped_picture_for_a_model_without_eyes(terminal: Open, files, scripted: Path) -> None:
+    t = terminal("chat", "-m", scripted)
+    t.prompt()
+    t.paste(str(files.small))
+    t.wait_for_line("bluelm-gguf: error: ")
+    t.wait_until(lambda: t.typed == "", "the line again")
+    assert t.command(QUESTION) == [SCRIPT]
+
+
 def test_pasted_text_stays_text(terminal: Open, files, scripted: Path) -> None:
     t = terminal("chat", "-m", scripted)
     t.prompt()
