@@ -12,6 +12,7 @@
 #include "ggml-cpu.h"
 #include "ggml_cpu_private.h"
 #include "kernels/llm_kernels.h"
+#include "llm_attention_op.h"
 #include "llm_matmul.h"
 
 #if defined(__linux__)
@@ -108,6 +109,23 @@ public:
     }
 };
 
+// Attention has no weights, and no buffer of ours that says whether it is to be used: that is decided when
+// ggml plans a graph, and noted in the node, so that all threads do the same.
+class AttentionTraits final : public TensorTraits {
+public:
+    bool work_size(int n_threads, const ggml_tensor* op, size_t& size) override {
+        const bool is_used = enabled.load() && llm_attention_supports(op);
+        const_cast<ggml_tensor*>(op)->extra = is_used ? this : nullptr;
+        if (is_used) size = llm_attention_work_size(n_threads, op);
+        return is_used;
+    }
+    bool compute_forward(ggml_compute_params* params, ggml_tensor* op) override {
+        if (op->extra != this) return false;
+        llm_attention(*params, op);
+        return true;
+    }
+};
+
 class BufferType final : public ExtraBufferType {
 public:
     bool supports_op(ggml_backend_dev_t, const ggml_tensor* op) override {
@@ -120,6 +138,8 @@ public:
     }
     TensorTraits* get_tensor_traits(const ggml_tensor* op) override {
         static MatmulTraits matmul;
+        static AttentionTraits attention;
+        if (op->op == GGML_OP_FLASH_ATTN_EXT) return &attention;
         return op->op == GGML_OP_MUL_MAT && is_ours(op->src[0]) ? &matmul : nullptr;
     }
 };

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "kernels/amx_tiles.h"
 #include "kernels/llm_avx512.h"
 #include "kernels/llm_kernels.h"
 #include "kernels/llm_small_avx512.h"
@@ -23,19 +24,6 @@ constexpr int64_t kTileRows = 16;
 constexpr size_t kTileBytes = 1024;
 constexpr int64_t kDepth = 32;     // cells whose tiles (2 outputs' panels: 64 KiB) are spread out at a time
 constexpr int64_t kMaxRows = 512;  // rows of activations in the second-level cache: 512 KiB for kDepth cells
-
-// palette 1, eight tiles of 16 rows x 64 bytes
-struct alignas(64) TileConfig {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-// GCC before 12.4 tells its optimiser that _tile_loadconfig reads 8 bytes (bug 114098); this reads memory.
-inline void load_config(const TileConfig& config) {
-    __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
-}
-inline void release_tiles() { __asm__ volatile("tilerelease" ::: "memory"); }
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
