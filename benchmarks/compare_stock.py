@@ -79,7 +79,7 @@ def llama_mtmd(directory: Path, llm: Path, mmproj: Path, picture: Path, threads:
         _, status, usage = os.wait4(child.pid, 0)
         log.seek(0)
         text = log.read()
-    found = re.findall(r"image(?: slice)? encoded in (\d+) ms", text)
+    found = re.findall(r"encod(?:ing done|ed) in (\d+) ms", text)
     if status != 0 or not found:
         raise SystemExit(f"llama-mtmd-cli failed: {text.strip().splitlines()[-1:]}")
     into.setdefault("encode_ms", []).append(sum(map(float, found)))

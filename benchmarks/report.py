@@ -69,12 +69,14 @@ def table5() -> str:
         "| | image processing (load + encode) | LLM prefilling (2048 tokens) | throughput | memory |",
         "|-|-:|-:|-:|-:|",
     ]
-    for row in rows("3b"):
+    for row in [*rows("3b"), *rows("3b-memory")]:
         if row["test"] != "table5":
             continue
+        how = f"vision weights {row['vision_weights']}, KV {row['type_k']}"
+        where = f"{row['cpu']}, {row['n_threads']} threads"
         load, encode, prefill = (row[f"{k}_ms"] / 1e3 for k in ("load_mmproj", "encode", "prefill"))
         lines.append(
-            f"| bluelm, synthetic 3b, {row['cpu']}, {row['n_threads']} threads | {load + encode:.2f} s "
+            f"| bluelm, synthetic 3b, {how}; {where} | {load + encode:.2f} s "
             f"({load:.2f} + {encode:.2f}) | {prefill:.2f} s | {row['decode_ts']:.1f} token/s "
             f"| {row['peak_rss'] / 2**30:.2f} GiB |"
         )

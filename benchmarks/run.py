@@ -27,6 +27,8 @@ SETS = {
     "demo": ["--synthetic", "demo", "--image", "768x1536", "-p", "512", "-n", "128", "--e2e", "768x1536"],
     "3b": ["--synthetic", "3b", "--roofline", "--image", "384x384,768x1536", "-p", "512,2048", "-n", "32",
            "--table5", "-r", "3"],
+    "3b-memory": ["--synthetic", "3b", "--table5", "--vision-weights", "streamed", "-ctk", "q8_0",
+                  "-ctv", "q8_0", "-r", "1"],
     "3b-batch": ["--synthetic", "3b", "--sweep", "batch", "-r", "2"],
     "3b-chunk": ["--synthetic", "3b", "--sweep", "chunk", "-r", "2", "--no-warmup"],
 }  # fmt: skip

@@ -6,6 +6,7 @@
 
 #include "common.h"
 #include "jobs.h"
+#include "mapped_pages.h"
 
 namespace bench {
 namespace {
@@ -56,7 +57,12 @@ Llm::Llm(const std::string& path, const Config& c) : path_(path) {
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = 0;
     params.use_extra_bufts = c.repack != 0;
-    params.progress_callback = [](float, void*) { return stop_signal() == 0; };
+    PageDropper dropper(path);
+    params.progress_callback_user_data = &dropper;
+    params.progress_callback = [](float done, void* user_data) {
+        static_cast<PageDropper*>(user_data)->report(done);
+        return stop_signal() == 0;
+    };
     // Fails only where they could not be registered: then there is nothing to turn off.
     (void)bluelm_llm_kernels_enable(c.llm_kernels != 0 && c.repack != 0);
     const char* kernels = bluelm_llm_kernels_name();
@@ -64,6 +70,7 @@ Llm::Llm(const std::string& path, const Config& c) : path_(path) {
     last_complaint.clear();
     Stopwatch loading;
     model_.reset(llama_model_load_from_file(path.c_str(), params));
+    drop_mapped_pages(path);
     load_ms_ = loading.ms();
     check_stopped();
     if (!model_) throw Failure(strf("%s: llama.cpp cannot load it (%s)", path.c_str(), complaint().c_str()));
