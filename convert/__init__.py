@@ -34,6 +34,7 @@ from .given_llm import read_llm
 from .imatrix import ImportanceMatrix, read_imatrix
 from .naming import Identity, identify
 from .quantize import BY_LLAMA_CPP, DIRECT, LLM_TYPES, MMPROJ_TYPES, lossless_type, n_bytes, tensor_type
+from .rebalance import rebalance
 from .requantize import predict_types, quantize_by_llama_cpp
 from .tensors import MATRIX, TensorSpec, account
 from .vocabulary import Vocabulary
@@ -409,6 +410,8 @@ class _MmprojJob(_Job):
         self, checkpoint: Checkpoint, family: Family, specs: list[TensorSpec], file_type: str,
         identity: Identity, pair_id: str, report: ProgressCallback,
     ) -> None:  # fmt: skip
+        if file_type in ("q8_0", "q4_0"):
+            specs = rebalance(checkpoint, specs)
         super().__init__(checkpoint, specs, file_type, identity, pair_id, report)
         assert family.vision is not None
         self.vision = family.vision

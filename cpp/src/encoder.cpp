@@ -52,8 +52,9 @@ const MatmulKernel& kernel_for(MatmulType type, CpuLevel level) {
 // Rows as a matmul reads them.
 struct Rows {
     char* data = nullptr;
-    size_t stride = 0;       // bytes
-    float* scale = nullptr;  // int8 only
+    size_t stride = 0;        // bytes
+    float* scale = nullptr;   // int8 only
+    float* middle = nullptr;  // int8 rows quantised around one
 };
 
 }  // namespace
@@ -197,7 +198,7 @@ private:
     // The same from the wide type.
     void put_wide_row(const char* from, int64_t n_in, int64_t k, const Rows& rows, int64_t r);
     Rows rows_in(char* memory, MatmulType type, int64_t k) const {
-        return {memory, static_cast<size_t>(k) * matmul_element_bytes(type), scale_};
+        return {memory, static_cast<size_t>(k) * matmul_element_bytes(type), scale_, nullptr};
     }
     const RowOps::Ends& ends(MatmulType type) const {
         return type == MatmulType::kInt8 ? e_.ops_.of_int32 : e_.ops_.of_float;
@@ -235,7 +236,8 @@ private:
     char *input_ = nullptr, *wide_input_ = nullptr;  // rows for a matmul: of width D and merged, F
     char* gelu_ = nullptr;                           // [rows, F], wide type; the projector's hidden layer
     float* row_ = nullptr;                           // one row
-    float* scale_ = nullptr;                         // of rows
+    float* scale_ = nullptr;     // of rows
+    float* middle_ = nullptr;    // of rows
     char* sums_ = nullptr;                           // one call's sums
     char* attention_ = nullptr;                      // Attention's scratch
 };
@@ -265,7 +267,7 @@ Encoder::Thread::Thread(const Encoder& e, Run& run, Team& team, int index)
     const size_t scale = aligned(sizeof(float) * static_cast<size_t>(round_up(n, k.rows)));
     const size_t sums =
         sizeof(float) * static_cast<size_t>(std::max(k.rows * k.columns, pk.rows * pk.columns));
-    memory_ = AlignedMemory(input + wide_input + gelu + 2 * row + scale + aligned(sums) +
+    memory_ = AlignedMemory(input + wide_input + gelu + 2 * row + 2 * scale + aligned(sums) +
                             e.attention_.scratch_bytes());
     char* at = memory_.data();
     const auto take = [&at](size_t bytes) {
@@ -278,6 +280,7 @@ Encoder::Thread::Thread(const Encoder& e, Run& run, Team& team, int index)
     gelu_ = take(gelu);
     row_ = reinterpret_cast<float*>(take(2 * row));
     scale_ = reinterpret_cast<float*>(take(scale));
+    middle_ = reinterpret_cast<float*>(take(scale));
     sums_ = take(aligned(sums));
     attention_ = at;
     if (k.enter) k.enter();
@@ -299,9 +302,11 @@ bool Encoder::Thread::multiply(MatmulType type, const MatmulKernel& kernel, cons
         sums.n = static_cast<int>(std::min<int64_t>(kernel.columns, linear.n_out() - first));
         sums.column_scale = linear.scales(memory) + first;
         sums.bias = linear.biases(memory) + first;
+        sums.column_sum = linear.sums(memory) + first;
         for (int64_t r = 0; r < n; r += kernel.rows) {
             sums.n_rows = static_cast<int>(std::min<int64_t>(kernel.rows, n - r));
             sums.row_scale = type == MatmulType::kInt8 ? rows.scale + r : nullptr;
+            sums.row_middle = type == MatmulType::kInt8 && rows.middle ? rows.middle + r : nullptr;
             kernel.multiply(rows.data + static_cast<size_t>(r) * rows.stride, rows.stride,
                             linear.panel(memory, panel), linear.k(), sums_, columns, sums.n_rows);
             end(sums, r, first);
@@ -328,10 +333,20 @@ void Encoder::Thread::put_row(MatmulType type, const MatmulKernel& kernel, const
 }
 
 void Encoder::Thread::put_wide_row(const char* from, int64_t n_in, int64_t k, const Rows& rows, int64_t r) {
+    char* to = rows.data + static_cast<size_t>(r) * rows.stride;
+    if (rows.middle) {
+        auto* quantised = reinterpret_cast<int8_t*>(to);
+        const uint8_t flip = e_.kernel_.x_flip;
+        rows.scale[r] = e_.wide_ == MatmulType::kF32
+                            ? e_.ops_.quantise_around(reinterpret_cast<const float*>(from), n_in, k, flip,
+                                                      quantised, rows.middle + r)
+                            : e_.ops_.quantise_around_bf16(reinterpret_cast<const uint16_t*>(from), n_in, k,
+                                                           flip, quantised, rows.middle + r);
+        return;
+    }
     if (e_.wide_ == MatmulType::kF32)
         return put_row(e_.type_, e_.kernel_, reinterpret_cast<const float*>(from), n_in, k, rows, r);
     const auto* values = reinterpret_cast<const uint16_t*>(from);
-    char* to = rows.data + static_cast<size_t>(r) * rows.stride;
     if (e_.type_ == MatmulType::kInt8) {
         rows.scale[r] =
             e_.ops_.quantise_bf16(values, n_in, k, e_.kernel_.x_flip, reinterpret_cast<int8_t*>(to));
@@ -461,6 +476,7 @@ bool Encoder::Thread::back(size_t layer, int64_t first, int64_t n) {
 
     start(Stage::kNorm);
     rows = rows_in(wide_input_, e_.type_, block.down.k());
+    if (e_.type_ == MatmulType::kInt8) rows.middle = middle_;  // GELU's values are -0.17 at the least
     for (int64_t r = 0; r < n; ++r)
         put_wide_row(gelu_ + static_cast<size_t>(r) * f_bytes, f, block.down.k(), rows, r);
     start(Stage::kFfnDown);

@@ -83,7 +83,7 @@ PackedLinear::PackedLinear(MatmulType type, const MatmulKernel& kernel, std::vec
 
 size_t PackedLinear::bytes() const {
     const size_t columns = static_cast<size_t>(n_panels_ * kernel_->columns);
-    return (static_cast<size_t>(n_panels_) * panel_bytes_ + 2 * columns * sizeof(float) + 63) / 64 * 64;
+    return (static_cast<size_t>(n_panels_) * panel_bytes_ + 3 * columns * sizeof(float) + 63) / 64 * 64;
 }
 
 void PackedLinear::pack(const WeightFile& file, const RowOps& ops, int64_t panel, char* memory) const {
@@ -92,6 +92,7 @@ void PackedLinear::pack(const WeightFile& file, const RowOps& ops, int64_t panel
     rows.resize(static_cast<size_t>(kernel_->columns) * row_bytes);
     auto* scale = const_cast<float*>(scales(memory));
     auto* bias = const_cast<float*>(biases(memory));
+    auto* sum = const_cast<float*>(sums(memory));
     const int64_t begin = panel * kernel_->columns, end = std::min(n_out_, begin + kernel_->columns);
     int64_t part_begin = 0;
     for (const Part& part : parts_) {
@@ -110,9 +111,14 @@ void PackedLinear::pack(const WeightFile& file, const RowOps& ops, int64_t panel
                 bias[n] = floats(part.linear->b)[r] * factor;
                 char* to = rows.data() + static_cast<size_t>(n - begin) * row_bytes;
                 switch (type_) {
-                    case MatmulType::kInt8:
-                        scale[n] = ops.quantise(row, n_in_, k_, 0, reinterpret_cast<int8_t*>(to));
+                    case MatmulType::kInt8: {
+                        auto* quantised = reinterpret_cast<int8_t*>(to);
+                        scale[n] = ops.quantise(row, n_in_, k_, 0, quantised);
+                        int32_t total = 0;
+                        for (int64_t i = 0; i < n_in_; ++i) total += quantised[i];
+                        sum[n] = scale[n] * static_cast<float>(total);
                         break;
+                    }
                     case MatmulType::kBf16:
                         ops.to_bf16(row, n_in_, k_, reinterpret_cast<uint16_t*>(to));
                         break;

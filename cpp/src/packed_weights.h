@@ -73,6 +73,10 @@ public:
         return scales(memory) + n_panels_ * kernel_->columns;
     }
 
+    const float* sums(const char* memory) const {  // [n_out], of an output's weights; int8 only
+        return biases(memory) + n_panels_ * kernel_->columns;
+    }
+
     // Reads the rows of one panel and packs them. Throws Error IO.
     void pack(const WeightFile& file, const RowOps& ops, int64_t panel, char* memory) const;
 

@@ -18,18 +18,20 @@
 
 namespace bluelm {
 
-#define BLUELM_TABLE(NAME)                           \
-    constexpr RowOps kOps = {NAME,                   \
-                             layer_norm,             \
-                             quantise_row<float>,    \
-                             quantise_row<uint16_t>, \
-                             to_bf16,                \
-                             to_float,               \
-                             multiply_row<float>,    \
-                             multiply_row<uint16_t>, \
-                             EndsOf<int32_t>::kEnds, \
-                             EndsOf<float>::kEnds,   \
-                             softmax_f32,            \
+#define BLUELM_TABLE(NAME)                                  \
+    constexpr RowOps kOps = {NAME,                          \
+                             layer_norm,                    \
+                             quantise_row<float>,           \
+                             quantise_row<uint16_t>,        \
+                             quantise_row_around<float>,    \
+                             quantise_row_around<uint16_t>, \
+                             to_bf16,                       \
+                             to_float,                      \
+                             multiply_row<float>,           \
+                             multiply_row<uint16_t>,        \
+                             EndsOf<int32_t>::kEnds,        \
+                             EndsOf<float>::kEnds,          \
+                             softmax_f32,                   \
                              softmax_bf16};
 
 namespace generic {

@@ -16,6 +16,8 @@ namespace bluelm {
 
 // Sums of a matmul, [n_rows, n] with c_stride elements from row to row, and what makes numbers of them:
 // value = sum * row_scale[row] * column_scale[column] + bias[column]. For float sums both scales are NULL.
+// Rows quantised around a middle of their own (quantise_around) add row_middle[row] * column_sum[column];
+// row_middle is NULL for all others.
 struct Sums {
     const void* c;
     size_t c_stride;
@@ -23,6 +25,8 @@ struct Sums {
     const float* row_scale;
     const float* column_scale;
     const float* bias;
+    const float* row_middle;
+    const float* column_sum;
 };
 
 struct RowOps {
@@ -35,6 +39,13 @@ struct RowOps {
     float (*quantise)(const float* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out);
     float (*quantise_bf16)(const uint16_t* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out);
 
+    // The same around the middle between the smallest and the largest value, for rows that lie to one side of
+    // zero, as GELU's do: x = q * result + *middle. What lies behind n counts for nothing.
+    float (*quantise_around)(const float* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out,
+                             float* middle);
+    float (*quantise_around_bf16)(const uint16_t* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out,
+                                  float* middle);
+
     // Nearest, ties to even; zeros up to n_padded.
     void (*to_bf16)(const float* x, int64_t n, int64_t n_padded, uint16_t* out);
     void (*to_float)(const uint16_t* x, int64_t n, float* out);
@@ -45,7 +56,7 @@ struct RowOps {
 
     // The ends of matmuls; int32 or float sums, stored as float or bf16 with out_stride elements from row to
     // row, n a multiple of nothing. gelu: tanh form, times `multiply`[column] unless NULL. erf: exact GELU.
-    // residual: x += value.
+    // residual: x += value, the only one that knows of middles.
     struct Ends {
         void (*store_f32)(const Sums&, float* out, size_t out_stride);
         void (*store_bf16)(const Sums&, uint16_t* out, size_t out_stride);

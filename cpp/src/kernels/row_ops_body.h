@@ -164,6 +164,58 @@ BLUELM_TARGET float quantise_row(const T* x, int64_t n, int64_t n_padded, uint8_
     return max > 1e-30f ? max / 127.0f : 0.0f;
 }
 
+template <class T>
+BLUELM_TARGET float quantise_row_around(const T* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out,
+                                        float* middle) {
+    VecI reach = {};  // of magnitudes, to see what is not finite
+    Vec low = {}, high = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const Vec v = load_value(x + i, 0);
+        const VecI magnitude = (VecI)v & 0x7fffffff;
+        reach = magnitude > reach ? magnitude : reach;
+        low = BLUELM_MIN(v, low);
+        high = BLUELM_MAX(v, high);
+    }
+    if (i < n) {
+        const Vec v = load_value_part(x + i, n - i);
+        const VecI magnitude = (VecI)v & 0x7fffffff;
+        reach = magnitude > reach ? magnitude : reach;
+        low = BLUELM_MIN(v, low);
+        high = BLUELM_MAX(v, high);
+    }
+    int32_t top = 0;
+    float min = 0, max = 0;
+    for (int j = 0; j < kLanes; ++j) {
+        top = reach[j] > top ? reach[j] : top;
+        min = low[j] < min ? low[j] : min;
+        max = high[j] > max ? high[j] : max;
+    }
+    const float half = 0.5f * max - 0.5f * min;
+    *middle = 0;
+    if (top >= 0x7f800000) {
+        __builtin_memset(out, flip, static_cast<size_t>(n_padded));
+        return __builtin_nanf("");
+    }
+    if (!(half > 1e-30f)) {
+        __builtin_memset(out, flip, static_cast<size_t>(n_padded));
+        return 0.0f;
+    }
+    const float centre = 0.5f * max + 0.5f * min, inverse = 127.0f / half;
+    const VecB flips = (VecB){} + flip;
+    for (i = 0; i + kLanes <= n; i += kLanes) {
+        const VecU q = (VecU)((load_value(x + i, 0) - centre) * inverse + kRound);
+        store(out + i, BLUELM_LOW_BYTES(q) ^ flips);
+    }
+    if (i < n) {
+        const VecU q = (VecU)((load_value_part(x + i, n - i) - centre) * inverse + kRound);
+        store_part(out + i, BLUELM_LOW_BYTES(q) ^ flips, n - i);
+    }
+    if (n_padded > n) __builtin_memset(out + n, flip, static_cast<size_t>(n_padded - n));
+    *middle = centre;
+    return half / 127.0f;
+}
+
 BLUELM_TARGET void to_bf16(const float* x, int64_t n, int64_t n_padded, uint16_t* out) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) store(out + i, bf16_of(load<Vec>(x + i)));
@@ -214,11 +266,14 @@ BLUELM_TARGET void end(const Sums& s, const float* multiply, Out* out, size_t ou
     const Vec one = (Vec){} + 1.0f;
     for (int r = 0; r < s.n_rows; ++r, c += s.c_stride, out += out_stride) {
         const float scale = kScaled ? s.row_scale[r] : 1.0f;
+        const bool has_middle = kScaled && kEnd == End::kResidual && s.row_middle;
+        const float middle = has_middle ? s.row_middle[r] : 0.0f;
         int64_t i = 0;
         for (; i + kLanes <= s.n; i += kLanes) {
             Vec value = sum_of(c + i);
             value = kScaled ? value * (load<Vec>(s.column_scale + i) * scale) + load<Vec>(s.bias + i)
                             : value + load<Vec>(s.bias + i);
+            if (has_middle) value += load<Vec>(s.column_sum + i) * middle;
             Vec other = one;
             if (kEnd == End::kResidual) other = load_value(out + i, 0);
             if (kEnd == End::kGelu && multiply) other = load<Vec>(multiply + i);
@@ -230,6 +285,7 @@ BLUELM_TARGET void end(const Sums& s, const float* multiply, Out* out, size_t ou
         value = kScaled
                     ? value * (load_part<Vec>(s.column_scale + i, n) * scale) + load_part<Vec>(s.bias + i, n)
                     : value + load_part<Vec>(s.bias + i, n);
+        if (has_middle) value += load_part<Vec>(s.column_sum + i, n) * middle;
         Vec other = one;
         if (kEnd == End::kResidual) other = load_value_part(out + i, n);
         if (kEnd == End::kGelu && multiply) other = load_part<Vec>(multiply + i, n);
