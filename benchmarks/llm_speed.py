@@ -7,6 +7,7 @@ matmul kernels differ. A round measures, for each side in turn: prefill of the p
 tokens decoded behind a prompt of -d tokens. Printed are medians over -r rounds, the ratio, and for decoding
 the share of the read bandwidth measured between the rounds: bytes of weights that a token reads (all matrices
 but the embedding) over time and bandwidth. With --llama-bench that program takes its turn in every round.
+On a machine that does other work as well, -t 1 --cpu-time counts this process's time only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,18 +29,18 @@ from bluelm_gguf import _native
 from bluelm_gguf.gguf_file import read_head
 
 
-def read_bandwidth(n_threads: int) -> float:
+def read_bandwidth(n_threads: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """GB/s of n_threads reading 256 MB each from end to end (the best of 4 passes)."""
     blocks = [np.ones(256 << 17, dtype=np.int16) for _ in range(n_threads)]
     best = 0.0
     for _ in range(4):
         threads = [threading.Thread(target=np.bitwise_or.reduce, args=(b,)) for b in blocks]
-        start = time.perf_counter()
+        start = clock()
         for t in threads:
             t.start()
         for t in threads:
             t.join()
-        best = max(best, sum(b.nbytes for b in blocks) / (time.perf_counter() - start) / 1e9)
+        best = max(best, sum(b.nbytes for b in blocks) / (clock() - start) / 1e9)
     return best
 
 
@@ -66,16 +68,17 @@ class Side:
         context.n_threads = context.n_threads_batch = n_threads
         self.ctx = lc.llama_init_from_model(self.model, context)
         self.rng = np.random.default_rng(1)
+        self.clock = time.perf_counter
 
     def decode(self, n: int) -> float:
         """Seconds for a batch of n random tokens."""
         tokens = self.rng.integers(0, self.n_vocab, n, dtype=np.int32)
         batch = self.lc.llama_batch_get_one(tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), n)
-        start = time.perf_counter()
+        start = self.clock()
         if self.lc.llama_decode(self.ctx, batch):
             raise SystemExit("llama_decode failed")
         self.lc.llama_synchronize(self.ctx)
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def clear(self) -> None:
         self.lc.llama_memory_clear(self.lc.llama_get_memory(self.ctx), False)
@@ -124,20 +127,30 @@ def main() -> None:
     parser.add_argument("-ub", "--ubatch", type=int, default=512)
     parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("--llama-bench", help="a llama-bench program to measure in turn as well")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU time of one thread instead of wall time")
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
     args = parser.parse_args()
 
+    import llama_cpp as lc
+
+    quiet = lc.llama_log_callback(lambda level, text, data: None)
+    lc.llama_log_set(quiet, None)
     prompts = [int(p) for p in args.prompts.split(",") if int(p)]
+    if args.cpu_time and (args.threads != 1 or args.llama_bench):
+        parser.error("--cpu-time is for one thread (-t 1) of this process")
     n_ctx = max([*prompts, args.n + args.depth])
     sides = {
         name: Side(args.model, n_ctx, args.ubatch, args.threads, name == "ours") for name in ("ours", "stock")
     }
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     bandwidths = []
+    clock = time.process_time if args.cpu_time else time.perf_counter
     for side in sides.values():
+        if args.cpu_time:
+            side.clock = time.process_time
         side.generate(2, 16)  # pages in, threads up
     for _ in range(args.rounds):
-        bandwidths.append(read_bandwidth(args.threads))
+        bandwidths.append(read_bandwidth(args.threads, clock))
         for n in prompts:
             for name, side in sides.items():
                 _native.load().bluelm_llm_kernels_enable(name == "ours")

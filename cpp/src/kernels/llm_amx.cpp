@@ -22,8 +22,9 @@ namespace {
 
 constexpr int64_t kTileRows = 16;
 constexpr size_t kTileBytes = 1024;
-constexpr int64_t kDepth = 32;     // cells whose tiles (2 outputs' panels: 64 KiB) are spread out at a time
-constexpr int64_t kMaxRows = 512;  // rows of activations in the second-level cache: 512 KiB for kDepth cells
+constexpr int64_t kDepth = 8;       // cells whose tiles (of two panels: 16 KiB) are spread out at a time
+constexpr int64_t kMaxRows = 512;   // rows of activations in the second-level cache: 256 KiB for kDepth cells
+constexpr int64_t kMaxPanels = 16;  // whose sums stay there as well: 512 KiB
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -32,7 +33,7 @@ size_t activation_bytes(LlmType, int64_t n_rows, int64_t n_in) {
 }
 
 size_t scratch_bytes(LlmType, int64_t) {
-    return 2 * kDepth * kTileBytes + 4 * kTileBytes;  // weights, and sums of an edge
+    return 2 * kDepth * kTileBytes + kMaxRows / kTileRows * kMaxPanels * kTileBytes;  // weights, sums
 }
 
 // To bf16 in tiles; a group is 32 rows.
@@ -82,24 +83,22 @@ BLUELM_AVX512_INLINE void spread(const PanelAt<type>& at, int64_t cell, uint8_t*
     }
 }
 
-// 32 rows x 32 outputs (16 where there is no second panel) over `depth` cells. sums: four tiles' corner in
-// memory, row_bytes apart; read first unless is_first.
+// 32 rows x 32 outputs (16 where there is no second panel) over `depth` cells, added to `sums`: four tiles,
+// the rows' upper half first.
 template <bool two>
 BLUELM_AMX void multiply(const uint8_t* a0, const uint8_t* a1, const uint8_t* b, int64_t depth, float* sums,
-                         size_t row_bytes, bool is_first) {
-    const auto stride = static_cast<long>(row_bytes);
-    float* lower = sums + kTileRows * (stride / static_cast<long>(sizeof(float)));
+                         bool is_first) {
     if (is_first) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
     } else {
-        _tile_loadd(0, sums, stride);
-        _tile_loadd(2, lower, stride);
+        _tile_loadd(0, sums, 64);
+        _tile_loadd(2, sums + 512, 64);
         if (two) {
-            _tile_loadd(1, sums + 16, stride);
-            _tile_loadd(3, lower + 16, stride);
+            _tile_loadd(1, sums + 256, 64);
+            _tile_loadd(3, sums + 768, 64);
         }
     }
     for (int64_t i = 0; i < depth; ++i, a0 += kTileBytes, a1 += kTileBytes, b += 2 * kTileBytes) {
@@ -114,57 +113,67 @@ BLUELM_AMX void multiply(const uint8_t* a0, const uint8_t* a1, const uint8_t* b,
             _tile_dpbf16ps(3, 5, 7);
         }
     }
-    _tile_stored(0, sums, stride);
-    _tile_stored(2, lower, stride);
+    _tile_stored(0, sums, 64);
+    _tile_stored(2, sums + 512, 64);
     if (two) {
-        _tile_stored(1, sums + 16, stride);
-        _tile_stored(3, lower + 16, stride);
+        _tile_stored(1, sums + 256, 64);
+        _tile_stored(3, sums + 768, 64);
+    }
+}
+
+// Four tiles of sums to rows of the result.
+BLUELM_AMX void write_out(const float* sums, float* out, int64_t stride, int64_t n_rows, int64_t n_outs) {
+    const auto left = static_cast<__mmask16>(n_outs >= 16 ? 0xFFFF : (1 << n_outs) - 1);
+    const auto right = static_cast<__mmask16>(n_outs >= 32  ? 0xFFFF
+                                              : n_outs > 16 ? (1 << (n_outs - 16)) - 1
+                                                            : 0);
+    for (int64_t r = 0; r < n_rows; ++r) {
+        const float* row = sums + r / kTileRows * 512 + r % kTileRows * 16;
+        _mm512_mask_storeu_ps(out + r * stride, left, _mm512_load_ps(row));
+        if (right) _mm512_mask_storeu_ps(out + r * stride + 16, right, _mm512_load_ps(row + 256));
+    }
+}
+
+// At most kMaxRows rows from `rows` on and kMaxPanels panels from `first` on.
+template <LlmType type>
+BLUELM_AMX void block_of(const LlmStrip& s, int64_t rows, int64_t first, int64_t last) {
+    const int64_t n_cells = s.n_in / kCellInputs, rows_end = std::min(rows + kMaxRows, s.n_rows);
+    const size_t panel_bytes = llm_panel_bytes(type, s.n_in);
+    uint8_t* weights = s.scratch;
+    for (int64_t cell = 0; cell < n_cells; cell += kDepth) {
+        const int64_t depth = std::min(kDepth, n_cells - cell);
+        auto* sums = reinterpret_cast<float*>(s.scratch + 2 * kDepth * kTileBytes);
+        for (int64_t panel = first; panel < last; panel += 2) {
+            const bool two = panel + 1 < last;
+            for (int64_t p = 0; p < (two ? 2 : 1); ++p) {
+                const PanelAt<type> at(s.packed + static_cast<size_t>(panel + p) * panel_bytes, s.n_in);
+                for (int64_t i = 0; i < depth; ++i)
+                    spread<type>(at, cell + i, weights + static_cast<size_t>(2 * i + p) * kTileBytes);
+            }
+            const int64_t first_out = panel * kPanelOutputs;
+            const int64_t n_outs = std::min<int64_t>(two ? 32 : 16, s.n_out - first_out);
+            for (int64_t r = rows; r < rows_end; r += 2 * kTileRows, sums += 1024) {
+                const uint8_t* a =
+                    s.activations + static_cast<size_t>(r / kTileRows * n_cells + cell) * kTileBytes;
+                const uint8_t* below = a + static_cast<size_t>(n_cells) * kTileBytes;
+                if (two)
+                    multiply<true>(a, below, weights, depth, sums, cell == 0);
+                else
+                    multiply<false>(a, below, weights, depth, sums, cell == 0);
+                if (cell + depth == n_cells) {
+                    write_out(sums, s.out + r * s.n_out + first_out, s.n_out,
+                              std::min<int64_t>(32, s.n_rows - r), n_outs);
+                }
+            }
+        }
     }
 }
 
 template <LlmType type>
 BLUELM_AMX void strip_of(const LlmStrip& s) {
-    const int64_t n_cells = s.n_in / kCellInputs;
-    const size_t panel_bytes = llm_panel_bytes(type, s.n_in);
-    uint8_t* weights = s.scratch;
-    auto* edge = reinterpret_cast<float*>(s.scratch + 2 * kDepth * kTileBytes);  // [32][32]
     for (int64_t rows = 0; rows < s.n_rows; rows += kMaxRows) {
-        const int64_t rows_end = std::min(rows + kMaxRows, s.n_rows);
-        for (int64_t cell = 0; cell < n_cells; cell += kDepth) {
-            const int64_t depth = std::min(kDepth, n_cells - cell);
-            for (int64_t panel = s.first_panel; panel < s.last_panel; panel += 2) {
-                const bool two = panel + 1 < s.last_panel;
-                for (int64_t p = 0; p < (two ? 2 : 1); ++p) {
-                    const PanelAt<type> at(s.packed + static_cast<size_t>(panel + p) * panel_bytes, s.n_in);
-                    for (int64_t i = 0; i < depth; ++i)
-                        spread<type>(at, cell + i, weights + static_cast<size_t>(2 * i + p) * kTileBytes);
-                }
-                const int64_t first_out = panel * kPanelOutputs;
-                const int64_t n_outs = std::min<int64_t>(two ? 32 : 16, s.n_out - first_out);
-                for (int64_t r = rows; r < rows_end; r += 2 * kTileRows) {
-                    const uint8_t* a =
-                        s.activations + static_cast<size_t>(r / kTileRows * n_cells + cell) * kTileBytes;
-                    const uint8_t* below = a + static_cast<size_t>(n_cells) * kTileBytes;
-                    float* out = s.out + r * s.n_out + first_out;
-                    const int64_t n_rows = std::min<int64_t>(32, s.n_rows - r);
-                    const bool is_whole = n_rows == 32 && n_outs == (two ? 32 : 16);
-                    float* sums = is_whole ? out : edge;
-                    const size_t row_bytes = is_whole ? static_cast<size_t>(s.n_out) * 4 : 128;
-                    if (!is_whole && cell) {
-                        for (int64_t i = 0; i < n_rows; ++i)
-                            std::copy_n(out + i * s.n_out, n_outs, edge + i * 32);
-                    }
-                    if (two)
-                        multiply<true>(a, below, weights, depth, sums, row_bytes, cell == 0);
-                    else
-                        multiply<false>(a, below, weights, depth, sums, row_bytes, cell == 0);
-                    if (!is_whole) {
-                        for (int64_t i = 0; i < n_rows; ++i)
-                            std::copy_n(edge + i * 32, n_outs, out + i * s.n_out);
-                    }
-                }
-            }
-        }
+        for (int64_t first = s.first_panel; first < s.last_panel; first += kMaxPanels)
+            block_of<type>(s, rows, first, std::min(first + kMaxPanels, s.last_panel));
     }
 }
 
