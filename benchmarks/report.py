@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bluelm_gguf import bench
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
+UNITS = {"t": "tokens", "tiles": "tiles"}
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -24,11 +26,17 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 def machine(row: dict[str, Any]) -> str:
     """The line under a table."""
-    kernels = row.get("llm_kernels") or "llama.cpp"
+    inside = f", in llama.cpp: {row['llm_kernels']}" if row["llm_kernels"] else ""
     return (
-        f"{row['cpu']}, {row['n_cores']} cores, {row['n_threads']} threads; kernels: {row['cpu_level']}, "
-        f"in llama.cpp: {kernels}; {row['test_time'][:10]}"
+        f"{row['cpu']}, {row['n_cores']} cores, {row['n_threads']} threads; kernels: {row['cpu_level']}"
+        f"{inside}; {row['test_time'][:10]}"
     )
+
+
+def with_deviation(mean: float, deviation: float, n: int) -> str:
+    """Four digits of the mean, and as many decimals of the deviation; none for one repetition."""
+    decimals = max(0, 3 - math.floor(math.log10(abs(mean)))) if mean else 0
+    return f"{mean:.{decimals}f}" + (f" ± {deviation:.{decimals}f}" if n > 1 else "")
 
 
 def speeds(name: str) -> str:
@@ -44,9 +52,15 @@ def speeds(name: str) -> str:
     for row in found:
         if row["test"] == "table5":
             continue
-        speed = f"{row['avg_ts']:.4g} ± {row['stddev_ts']:.2g} {row['unit']}" if row["unit"] else ""
+        n = row["repetitions"]
+        speed = (
+            f"{with_deviation(row['avg_ts'], row['stddev_ts'], n)} {UNITS[row['unit']]}"
+            if row["unit"]
+            else ""
+        )
+        time = with_deviation(row["avg_ms"], row["stddev_ms"], n)
         limit = f" {row['limit_percent']:.0f}% {row['limit']} |" if row["limit"] else " |" * has_limit
-        lines.append(f"| {row['test']} | {row['avg_ms']:.4g} ± {row['stddev_ms']:.2g} | {speed} |{limit}")
+        lines.append(f"| {row['test']} | {time} | {speed} |{limit}")
     # The last row has both models, so it knows all kernels.
     return "\n".join([*lines, "", machine(found[-1]) + "."])
 
