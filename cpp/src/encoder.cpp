@@ -49,6 +49,11 @@ const MatmulKernel& kernel_for(MatmulType type, CpuLevel level) {
     return *kernel;
 }
 
+// Floats of a row between matmuls, at most.
+int64_t longest_row(const VisionConfig& c) {
+    return std::max<int64_t>({c.n_merged(), c.n_ff, c.n_hidden, c.n_embd + kMaxCopies});
+}
+
 // Rows as a matmul reads them.
 struct Rows {
     char* data = nullptr;
@@ -100,10 +105,10 @@ Encoder::Encoder(const VisionWeights& weights, const EncoderOptions& options)
         const VitBlock& w = weights.blocks[i];
         Block& block = *blocks_[i];
         const BalancedBlock& n = block.norms;
-        block.qkv =
-            PackedLinear(type_, kernel_, {{&w.q}, {&w.k}, {&w.v, factor(n.v_rows)}}, factor(n.qkv_in));
+        block.qkv = PackedLinear(type_, kernel_, {{&w.q}, {&w.k}, {&w.v, factor(n.v_rows)}}, factor(n.qkv_in),
+                                 &n.qkv_copies);
         block.out = PackedLinear(type_, kernel_, {{&w.out}}, factor(n.out_in));
-        block.up = PackedLinear(type_, kernel_, {{&w.up}}, factor(n.up_in));
+        block.up = PackedLinear(type_, kernel_, {{&w.up}}, factor(n.up_in), &n.up_copies);
         block.down = PackedLinear(type_, kernel_, {{&w.down}}, factor(n.down_in));
         groups_.push_back(
             make_group({&block.qkv, &block.out, &block.up, &block.down}, streamed(type_, w.up)));
@@ -222,6 +227,11 @@ private:
         }
         return team_.stopped();
     }
+    // Appends channels of row_ [d] once more.
+    void copy_channels(const std::vector<int32_t>& channels, int64_t d) {
+        float* to = row_ + d;
+        for (int32_t channel : channels) *to++ = row_[channel];
+    }
     Team::Work& next_work() { return run_.work[next_work_++]; }
 
     const Encoder& e_;
@@ -236,8 +246,8 @@ private:
     char *input_ = nullptr, *wide_input_ = nullptr;  // rows for a matmul: of width D and merged, F
     char* gelu_ = nullptr;                           // [rows, F], wide type; the projector's hidden layer
     float* row_ = nullptr;                           // one row
-    float* scale_ = nullptr;     // of rows
-    float* middle_ = nullptr;    // of rows
+    float* scale_ = nullptr;                         // of rows
+    float* middle_ = nullptr;                        // of rows
     char* sums_ = nullptr;                           // one call's sums
     char* attention_ = nullptr;                      // Attention's scratch
 };
@@ -262,8 +272,7 @@ Encoder::Thread::Thread(const Encoder& e, Run& run, Team& team, int index)
     const size_t wide_input = std::max(rows_bytes(k, n, wide * b), rows_bytes(pk, m, e.mm2_.k() * pb));
     const size_t gelu = std::max(aligned(static_cast<size_t>(n * c.n_ff) * run.wide_bytes),
                                  aligned(static_cast<size_t>(m * c.n_hidden) * sizeof(float)));
-    const size_t row =
-        aligned(sizeof(float) * static_cast<size_t>(std::max({c.n_merged(), c.n_ff, c.n_hidden})));
+    const size_t row = aligned(sizeof(float) * static_cast<size_t>(longest_row(c)));
     const size_t scale = aligned(sizeof(float) * static_cast<size_t>(round_up(n, k.rows)));
     const size_t sums =
         sizeof(float) * static_cast<size_t>(std::max(k.rows * k.columns, pk.rows * pk.columns));
@@ -383,7 +392,8 @@ bool Encoder::Thread::front(size_t layer, int64_t first, int64_t n) {
     for (int64_t r = 0; r < n; ++r) {
         e_.ops_.layer_norm(run_.tokens + (first + r) * d, block.norms.ln1_w.data(), block.norms.ln1_b.data(),
                            c.layer_norm_eps, d, row_);
-        put_row(e_.type_, e_.kernel_, row_, d, block.qkv.k(), rows, r);
+        copy_channels(block.norms.qkv_copies, d);
+        put_row(e_.type_, e_.kernel_, row_, block.qkv.n_in(), block.qkv.k(), rows, r);
     }
     start(Stage::kQkv);
     const RowOps::Ends& end = ends(e_.type_);
@@ -456,7 +466,8 @@ bool Encoder::Thread::back(size_t layer, int64_t first, int64_t n) {
     for (int64_t r = 0; r < n; ++r) {
         e_.ops_.layer_norm(x + r * d, block.norms.ln2_w.data(), block.norms.ln2_b.data(), c.layer_norm_eps, d,
                            row_);
-        put_row(e_.type_, e_.kernel_, row_, d, block.up.k(), rows, r);
+        copy_channels(block.norms.up_copies, d);
+        put_row(e_.type_, e_.kernel_, row_, block.up.n_in(), block.up.k(), rows, r);
     }
     start(Stage::kFfnUp);
     const float* after = block.norms.after_gelu.empty() ? nullptr : block.norms.after_gelu.data();
@@ -520,7 +531,7 @@ bool Encoder::Thread::project(int64_t first, int64_t n) {
     const MatmulKernel& kernel = e_.projector_kernel_;
     const int64_t width = c.n_merged(), hidden = c.n_hidden;
     Rows rows = rows_in(input_, type, e_.mm0_.k());
-    float* normed = row_ + std::max({c.n_merged(), c.n_ff, c.n_hidden});
+    float* normed = row_ + longest_row(c);
     for (int64_t r = 0; r < n; ++r) {
         e_.merged_row(run_.tokens, first + r, row_);
         const float* row = row_;

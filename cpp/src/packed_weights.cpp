@@ -24,7 +24,7 @@ void each_row(const WeightFile& file, const StoredTensor& stored, int64_t first,
     const ggml_type_traits* traits = ggml_get_type_traits(stored.type);
     thread_local std::vector<char> raw;
     thread_local std::vector<float> row;
-    row.resize(static_cast<size_t>(stored.n_in));
+    row.resize(static_cast<size_t>(stored.n_in + kMaxCopies));
     constexpr int64_t kRows = 64;  // read at a time
     for (int64_t begin = first; begin < first + count; begin += kRows) {
         const int64_t n = std::min(kRows, first + count - begin);
@@ -72,11 +72,16 @@ void AlignedMemory::Free::operator()(char* p) const {
 // ------------------------------------------------------------------------------------------------ packing
 
 PackedLinear::PackedLinear(MatmulType type, const MatmulKernel& kernel, std::vector<Part> parts,
-                           const float* column_factor)
-    : type_(type), kernel_(&kernel), parts_(std::move(parts)), column_factor_(column_factor) {
+                           const float* column_factor, const std::vector<int32_t>* copies)
+    : type_(type),
+      kernel_(&kernel),
+      parts_(std::move(parts)),
+      column_factor_(column_factor),
+      copies_(copies),
+      n_copies_(copies ? static_cast<int64_t>(copies->size()) : 0) {
     for (const Part& part : parts_) n_out_ += part.linear->stored.n_out;
     n_in_ = parts_.front().linear->stored.n_in;
-    k_ = round_up(n_in_, kernel.k_step);
+    k_ = round_up(n_in(), kernel.k_step);
     n_panels_ = (n_out_ + kernel.columns - 1) / kernel.columns;
     panel_bytes_ = static_cast<size_t>(round_up(static_cast<int64_t>(panel_bytes(kernel, type, k_)), 64));
 }
@@ -107,25 +112,28 @@ void PackedLinear::pack(const WeightFile& file, const RowOps& ops, int64_t panel
                 if (part.row_factor) {
                     for (int64_t i = 0; i < n_in_; ++i) row[i] *= factor;
                 }
+                for (int64_t i = 0; i < n_copies_; ++i)
+                    row[n_in_ + i] = row[(*copies_)[static_cast<size_t>(i)]];
+                const int64_t n_row = n_in();
                 const int64_t n = part_begin + r;
                 bias[n] = floats(part.linear->b)[r] * factor;
                 char* to = rows.data() + static_cast<size_t>(n - begin) * row_bytes;
                 switch (type_) {
                     case MatmulType::kInt8: {
                         auto* quantised = reinterpret_cast<int8_t*>(to);
-                        scale[n] = ops.quantise(row, n_in_, k_, 0, quantised);
+                        scale[n] = ops.quantise(row, n_row, k_, 0, quantised);
                         int32_t total = 0;
-                        for (int64_t i = 0; i < n_in_; ++i) total += quantised[i];
+                        for (int64_t i = 0; i < n_row; ++i) total += quantised[i];
                         sum[n] = scale[n] * static_cast<float>(total);
                         break;
                     }
                     case MatmulType::kBf16:
-                        ops.to_bf16(row, n_in_, k_, reinterpret_cast<uint16_t*>(to));
+                        ops.to_bf16(row, n_row, k_, reinterpret_cast<uint16_t*>(to));
                         break;
                     case MatmulType::kF32:
-                        std::memcpy(to, row, static_cast<size_t>(n_in_) * sizeof(float));
-                        std::memset(to + static_cast<size_t>(n_in_) * sizeof(float), 0,
-                                    static_cast<size_t>(k_ - n_in_) * sizeof(float));
+                        std::memcpy(to, row, static_cast<size_t>(n_row) * sizeof(float));
+                        std::memset(to + static_cast<size_t>(n_row) * sizeof(float), 0,
+                                    static_cast<size_t>(k_ - n_row) * sizeof(float));
                         break;
                 }
             });
@@ -177,23 +185,63 @@ std::vector<Reach> reach(const WeightFile& file, const Linear& linear, const Nor
     return result;
 }
 
+// What is almost zero, or not finite, is kept from running away.
+void tame(std::vector<float>& values) {
+    float largest = 0;
+    for (float& v : values) {
+        if (!std::isfinite(v)) v = 0;
+        largest = std::max(largest, v);
+    }
+    if (largest == 0) largest = 1;
+    for (float& v : values) v = std::max(v, 1e-4f * largest);
+}
+
 // Factors for the weights' columns: sqrt(activation / weight), so that activation / factor and weight *
-// factor reach equally far. What is almost zero, or not finite, is kept from running away.
+// factor reach equally far.
 std::vector<float> factors(std::vector<float> activations, std::vector<float> weights) {
-    const auto tame = [](std::vector<float>& values) {
-        float largest = 0;
-        for (float& v : values) {
-            if (!std::isfinite(v)) v = 0;
-            largest = std::max(largest, v);
-        }
-        if (largest == 0) largest = 1;
-        for (float& v : values) v = std::max(v, 1e-4f * largest);
-    };
     tame(activations);
     tame(weights);
     for (size_t i = 0; i < activations.size(); ++i)
         activations[i] = std::min(1e6f, std::max(1e-6f, std::sqrt(activations[i] / weights[i])));
     return activations;
+}
+
+// The same with copies of the channels that would stick out on both sides even so.
+struct Spread {
+    std::vector<float> divide;    // activations
+    std::vector<float> multiply;  // weights: the same, divided by the number of appearances
+    std::vector<int32_t> copies;
+};
+Spread spread(std::vector<float> activations, std::vector<float> weights) {
+    tame(activations);
+    tame(weights);
+    const size_t n = activations.size();
+    std::vector<float> reach(n), sorted;
+    for (size_t i = 0; i < n; ++i) reach[i] = std::sqrt(activations[i] * weights[i]);
+    sorted = reach;
+    std::sort(sorted.begin(), sorted.end());
+    const float usual = sorted[n * 95 / 100];
+    std::vector<int32_t> order(n);
+    for (size_t i = 0; i < n; ++i) order[i] = static_cast<int32_t>(i);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+        return reach[static_cast<size_t>(a)] > reach[static_cast<size_t>(b)];
+    });
+    Spread result;
+    std::vector<float> appearances(n, 1.0f);
+    for (int32_t channel : order) {
+        const size_t at = static_cast<size_t>(channel);
+        const float ratio = reach[at] / usual;
+        const int64_t room = kMaxCopies - static_cast<int64_t>(result.copies.size());
+        if (!(ratio > 1.5f) || room == 0) break;
+        const int64_t more = std::min<int64_t>(room, static_cast<int64_t>(std::min(ratio * ratio, 64.0f)));
+        result.copies.insert(result.copies.end(), static_cast<size_t>(more), channel);
+        appearances[at] += static_cast<float>(more);
+        weights[at] /= appearances[at];
+    }
+    result.divide = factors(std::move(activations), std::move(weights));
+    result.multiply = result.divide;
+    for (size_t i = 0; i < n; ++i) result.multiply[i] /= appearances[i];
+    return result;
 }
 
 std::vector<float> values(const ggml_tensor* t) {
@@ -229,15 +277,19 @@ BalancedBlock balance_block(const WeightFile& file, const VitBlock& block, bool 
 
     std::vector<float> maxima;
     for (const Linear* linear : {&block.q, &block.k, &block.v}) column_maxima(file, *linear, maxima);
-    result.qkv_in = factors(norm_reach(block.ln1), std::move(maxima));
-    divide(result.ln1_w, result.qkv_in);
-    divide(result.ln1_b, result.qkv_in);
+    Spread in = spread(norm_reach(block.ln1), std::move(maxima));
+    divide(result.ln1_w, in.divide);
+    divide(result.ln1_b, in.divide);
+    result.qkv_in = std::move(in.multiply);
+    result.qkv_copies = std::move(in.copies);
 
     maxima.clear();
     column_maxima(file, block.up, maxima);
-    result.up_in = factors(norm_reach(block.ln2), std::move(maxima));
-    divide(result.ln2_w, result.up_in);
-    divide(result.ln2_b, result.up_in);
+    in = spread(norm_reach(block.ln2), std::move(maxima));
+    divide(result.ln2_w, in.divide);
+    divide(result.ln2_b, in.divide);
+    result.up_in = std::move(in.multiply);
+    result.up_copies = std::move(in.copies);
 
     maxima.clear();
     column_maxima(file, block.out, maxima);

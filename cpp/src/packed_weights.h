@@ -11,6 +11,10 @@
 //   attention output  rows of V (attention is linear in V)
 //   FFN up            weight and bias of the LayerNorm before it
 //   FFN down          one multiplication behind GELU
+//
+// A channel that still reaches much further than the others, on both sides, goes into the first and third of
+// these matmuls several times, with its weights divided by the number of copies (outlier channel splitting,
+// arXiv 1901.09504): again the same function.
 #ifndef BLUELM_PACKED_WEIGHTS_H
 #define BLUELM_PACKED_WEIGHTS_H
 
@@ -52,12 +56,13 @@ public:
     };
 
     PackedLinear() = default;
-    // column_factor: [n_in], multiplies the weights' columns; NULL: 1.
+    // column_factor: [n_in], multiplies the weights' columns; NULL: 1. copies: channels that appear once
+    // more, behind the n_in of the file; kept by pointer, NULL: none.
     PackedLinear(MatmulType type, const MatmulKernel& kernel, std::vector<Part> parts,
-                 const float* column_factor);
+                 const float* column_factor, const std::vector<int32_t>* copies = nullptr);
 
     int64_t n_out() const { return n_out_; }
-    int64_t n_in() const { return n_in_; }
+    int64_t n_in() const { return n_in_ + n_copies_; }
     int64_t k() const { return k_; }  // n_in padded for the kernel
     int64_t n_panels() const { return n_panels_; }
     // Bytes in the group's memory, a multiple of 64.
@@ -85,14 +90,19 @@ private:
     const MatmulKernel* kernel_ = nullptr;
     std::vector<Part> parts_;
     const float* column_factor_ = nullptr;
+    const std::vector<int32_t>* copies_ = nullptr;
+    int64_t n_copies_ = 0;
     int64_t n_out_ = 0, n_in_ = 0, k_ = 0, n_panels_ = 0;
     size_t panel_bytes_ = 0;
 };
+
+constexpr int64_t kMaxCopies = 64;  // what AMX pads k to
 
 // What rebalancing makes of a block's LayerNorms, and its factors.
 struct BalancedBlock {
     std::vector<float> ln1_w, ln1_b, ln2_w, ln2_b;  // [D]
     std::vector<float> qkv_in, out_in, up_in;       // [D], multiply weights' columns
+    std::vector<int32_t> qkv_copies, up_copies;     // channels that appear once more, at most kMaxCopies
     std::vector<float> v_rows;                      // [D], multiply rows of V
     std::vector<float> down_in;                     // [F], multiply weights' columns
     std::vector<float> after_gelu;                  // [F], multiply activations; empty: 1

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mmproj_writer
 import numpy as np
 import pytest
+import torch
 from models import dequantised, random_tiles
 from native_vision import NativeVision
 from tolerances import relative_error, tolerance
@@ -156,3 +158,26 @@ def test_a_streamed_file_that_shrinks(make_mmproj: Callable[..., Path], tmp_path
             file.truncate(path.stat().st_size // 2)
         with pytest.raises(errors.ModelFileError, match=r"shrinks\.gguf.*change"):
             vision.encode_tiles(tiles)
+
+
+def test_outlier_channels(make_model: Callable[..., Any], tmp_path: Path) -> None:
+    """Six channels of every LayerNorm a hundred times larger, the weights behind them a tenth: they are
+    evened out and split, so that 8 bits do as well as without them."""
+    model = copy.deepcopy(make_model("head_dim_72"))
+    with torch.no_grad():
+        for layer in model.vision.encoder.layers:
+            attention = layer.self_attn
+            for norm, behind in (
+                (layer.layer_norm1, (attention.q_proj, attention.k_proj, attention.v_proj)),
+                (layer.layer_norm2, (layer.mlp.fc1,)),
+            ):
+                channels = torch.randperm(norm.weight.numel())[:6]
+                norm.weight[channels] *= 100
+                norm.bias[channels] *= 100
+                for linear in behind:
+                    linear.weight[:, channels] /= 10
+    tiles = random_tiles(1, 224)
+    expected = model.stages(tiles)["projector"].numpy()
+    path = mmproj_writer.write_mmproj(model, tmp_path / "outliers.gguf", "f32")
+    with NativeVision(path, activations=native.ACTIVATIONS["int8"]) as vision:
+        assert cosine(vision.encode_tiles(tiles), expected) > 0.9995
