@@ -5,6 +5,7 @@ Levels are forced by BLUELM_CPU_LEVEL, which each encoder reads when it is made;
 
 from __future__ import annotations
 
+import copy
 import platform
 import subprocess
 import sys
