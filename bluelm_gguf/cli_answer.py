@@ -36,13 +36,16 @@ def run(
     system: SystemOption = None,
     n_predict: PredictOption = 256,
     timings: TimingsOption = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print where the last picture's encoding time went, on stderr.")
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one object: text, timings, token counts, tile plans, memory."),
     ] = False,
 ) -> None:
     """Answers one question about one or more pictures."""
-    from .terminal import ProgressLine, print_answer, timings_line
+    from .terminal import ProgressLine, print_answer, profile_lines, timings_line
 
     flags.check(has_images=bool(image))
     options = sampling.options() | {"system": system, "max_tokens": max_tokens(n_predict)}
@@ -58,11 +61,14 @@ def run(
         stream = model.stream(prompt, images=images, on_progress=progress, **options)
         reply = print_answer(stream, progress, is_shown=not as_json)
         memory = model.memory
+        stages = model.vision.last_profile if image and model.vision else {}
     if as_json:
         print(json.dumps(reply.as_dict() | {"memory": memory.as_dict()}, ensure_ascii=False))
     if timings:
         print(timings_line(reply.timings), file=sys.stderr)
         print(memory, file=sys.stderr)
+    if profile:
+        print(profile_lines(stages), file=sys.stderr)
 
 
 def _picture(name: str) -> Any:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .results import Reply, Timings
@@ -154,6 +154,18 @@ def print_answer(stream: ReplyStream, progress: ProgressLine, *, is_shown: bool 
 def printable(text: str) -> str:
     """Model output without control characters: a terminal must not take orders from it."""
     return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
+
+
+def profile_lines(profile: Mapping[str, float]) -> str:
+    """Where a picture's time in the encoder went: `EncodeTimings.profile`, a line for each stage that ran."""
+    if not profile:
+        return "encoder: no picture was encoded"
+    total = profile["total_ms"]
+    lines = [f"encoder: {total:.1f} ms, {profile['gops']:.0f} GOP/s"]
+    for name, ms in profile.items():
+        if name.endswith("_ms") and name != "total_ms" and ms > 0:
+            lines.append(f"  {name.removesuffix('_ms'):12} {ms:9.1f} ms {100 * ms / total:5.1f}%")
+    return "\n".join(lines)
 
 
 def timings_line(timings: Timings) -> str:

@@ -168,6 +168,8 @@ class VisionEncoder:
         self.stamp = FileStamp.of(path)
         """Tells whether another file has taken its place since."""
         self._sha256: str | None = None
+        self.last_profile: Mapping[str, float] = {}
+        """`EncodeTimings.profile` of the picture that was encoded last."""
         self._cache = cache
         head = head or check_mmproj_file(path)
         self.path = head.path
@@ -364,6 +366,7 @@ class VisionEncoder:
             bridge.finish(status)
             raw_profile = _native.VisionProfile()
             _native.check(self._lib.bluelm_vision_get_profile(handle, _native.byref(raw_profile)))
+        self.last_profile = _profile(raw_profile)
         if self._cache is not None and cache_key is not None:
             self._cache.put(cache_key, out)
         return EncodedImage(
@@ -376,7 +379,7 @@ class VisionEncoder:
                 vit_ms=native_timings.vit_ms,
                 total_ms=native_timings.total_ms,
                 n_batches=native_timings.n_batches,
-                profile=_profile(raw_profile),
+                profile=self.last_profile,
             ),
             key=picture.key,
             digest=picture.digest,

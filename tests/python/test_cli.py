@@ -63,6 +63,15 @@ def test_run_writes_the_answer_and_nothing_else_to_stdout(program, scripted: Pat
     assert (done.returncode, done.stdout, done.stderr) == (0, SCRIPT + "\n", "")
 
 
+def test_run_prints_the_stages_of_encoding(program, files) -> None:
+    ask = ("run", *files.pair, "--no-cache", "-p", "what is this?", "-n", 2, "--profile")
+    head, *stages = program(*ask, "--image", files.large).stderr.splitlines()
+    assert head.startswith("encoder: ") and head.endswith(" GOP/s")
+    assert {"resize", "patch_embd"} < {line.split()[0] for line in stages}
+    assert sum(float(line.split()[1]) for line in stages) <= float(head.split()[1]) + 1
+    assert "no picture was encoded" in program(*ask).stderr
+
+
 def test_run_answers_as_the_library_does(program, files) -> None:
     done = program(
         "run", *files.pair, "--image", files.large, "-p", "what is this?", "-n", 16, "-t", 1, "--timings"
