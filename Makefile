@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LLAMA := llama-cpp-python==0.3.36
 BUILD_SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake cpp convert -name '*.cmake' -o -name '*.cpp' -o -name '*.h' -o -name '*.py')
-CPP_SOURCES := $(shell find cpp tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.c')
+CPP_SOURCES := $(shell find cpp tests/cpp benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.c')
 CMAKE := $(BIN)/cmake
 CMAKE_PYTHON := -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 ARM_BUILD := build/linux-aarch64-static

@@ -1,11 +1,13 @@
 # Programs on top of libbluelm and llama.cpp.
 
 # Links `target` with libbluelm and llama.cpp. level: one of BLUELM_CPU_LEVELS, or "" without levels. library: bluelm
-# (the shared one, of the wheel) or bluelm_objects (all of it, private names too).
+# (the shared one, of the wheel), bluelm_objects (all of it, private names too), or "" for llama.cpp alone.
 function(bluelm_link target library level)
   target_include_directories(${target} SYSTEM PRIVATE ${BLUELM_LLAMA_INCLUDE_DIRS})
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wno-missing-field-initializers)
-  target_link_libraries(${target} PRIVATE ${library})
+  if(library)
+    target_link_libraries(${target} PRIVATE ${library})
+  endif()
   if(level STREQUAL "")
     target_link_libraries(${target} PRIVATE ${BLUELM_LLAMA_LIBRARIES} Threads::Threads)
   else()

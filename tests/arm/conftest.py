@@ -66,11 +66,19 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Question]:
     return out
 
 
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    return getattr(getattr(item, "callspec", None), "params", {})
+
+
 @pytest.fixture(scope="session")
 def answers(
-    build: Path, emulate: Emulate, questions: dict[int, Question], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    build: Path,
+    emulate: Emulate,
+    questions: dict[int, Question],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[tuple[str, int], Future[Answer]]]:
-    """By CPU and picture; the large one first, since it takes longest."""
+    """By CPU and picture."""
     directory = tmp_path_factory.mktemp("answers")
     llm, mmproj = demo_paths()
 
@@ -84,7 +92,9 @@ def answers(
         said = json.loads(done.stdout)
         return Answer(said, np.fromfile(embeddings, np.float32).reshape(-1, question.embeddings.shape[1]))
 
-    wanted = [("max", LARGE), *((cpu, n) for n in QUESTIONS if n != LARGE for cpu in CPUS)]
+    # What the selected tests ask for, the large picture first.
+    asked = [p for p in map(_parameters, request.session.items) if "number" in p]
+    wanted = sorted(((p["cpu"], p["number"]) for p in asked), key=lambda pair: pair[1] != LARGE)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = {(cpu, n): pool.submit(ask, cpu, questions[n]) for cpu, n in wanted}
         yield futures
