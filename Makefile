@@ -2,6 +2,8 @@
 # make test    installs what the tests need, then runs them all
 # make test-cpp  the C++ unit tests alone
 # make arm-test  compiles the programs for aarch64 and tests them on emulated CPUs; installs what it needs if root
+# make arm-count  counts instructions on emulated CPUs, ours beside llama.cpp's; an hour on two cores
+# make sanitize  the C++ unit tests under the address and undefined-behaviour sanitizers
 # make lint    ruff, mypy, clang-format
 # make bench   measures and writes docs/benchmarks.md: minutes, on a quiet machine; STOCK=DIR adds llama.cpp's programs
 # make bench-peers  times encoder and LLM against llama.cpp, PyTorch and OpenVINO; needs a quiet machine
@@ -21,7 +23,7 @@ CMAKE := $(BIN)/cmake
 CMAKE_PYTHON := -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 ARM_BUILD := build/linux-aarch64-static
 
-.PHONY: demo test test-cpp test-fast arm-test lint format bench bench-peers install clean
+.PHONY: demo test test-cpp test-fast arm-test arm-count sanitize lint format bench bench-peers install clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
@@ -73,6 +75,19 @@ arm-test: $(VENV)/.test
 	$(CMAKE) --build $(ARM_BUILD)
 	@date '+%T testing'
 	BLUELM_ARM_BUILD=$(abspath $(ARM_BUILD)) $(BIN)/python -m pytest tests/arm --durations=5
+
+arm-count: $(VENV)/.installed
+	$(PYTHON) scripts/arm_toolchain.py --count
+	$(CMAKE) --preset linux-aarch64-static -DBLUELM_COUNT=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) $(CMAKE_PYTHON)
+	$(CMAKE) --build $(ARM_BUILD)
+	$(BIN)/python benchmarks/arm_count/count.py $(ARM_BUILD)
+
+# libggml and libllama are not instrumented, and Python is not involved: what is found is in libbluelm and the tests.
+sanitize: $(VENV)/.installed
+	$(CMAKE) -G Ninja -B build/sanitize -DBLUELM_TESTS=ON -DBLUELM_TOOLS=OFF -DBLUELM_SANITIZE=ON \
+	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) $(CMAKE_PYTHON)
+	$(CMAKE) --build build/sanitize
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/ctest --test-dir build/sanitize --output-on-failure
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,7 +1,7 @@
 """Counts instructions on emulated Arm CPUs: libbluelm beside llama.cpp alone, and writes docs/arm-count.md.
 
     make arm-count
-    python benchmarks/arm_count/count.py BUILD_DIRECTORY [--levels i8mm] [--print]
+    python benchmarks/arm_count/count.py BUILD_DIRECTORY [--ours]
 
 Per encoder layer: one 384x384 picture through SigLIP-so400m/14-384 at full width, with one layer and with
 two; the difference is one layer over 729 tokens. Per prefilled token: the same with a layer of a 2.7B Llama
@@ -14,51 +14,56 @@ first-level cache) are added where an llvm-mca is found that has models of late 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import mca
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import encode_full_size
 from encode_full_size import RandomFile, write_ours, write_stock
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PAGE = ROOT / "docs" / "arm-count.md"
+FIGURES = PAGE.with_suffix(".json")
 BEGIN, END = "<!-- counted: begin -->", "<!-- counted: end -->"
 LEVELS = {"neon": "cortex-a53", "dotprod": "cortex-a76", "i8mm": "max"}  # and QEMU's CPU
 N_TOKENS = 64
-HIDDEN, FFN, HEADS, LAYERS = 2560, 6912, 20, 32
-TILE_GMAC = 729 * (4 * 1152 * 1152 + 2 * 1152 * 4304 + 2 * 729 * 1152) / 1e9  # of one encoder layer
-TOKEN_GMAC = (4 * HIDDEN * HIDDEN + 3 * HIDDEN * FFN) / 1e9  # of one LLM layer, without attention
+NARROW = 64
+HIDDEN, FFN, HEADS = 2560, 6912, 20
+TILE_MACS = 729 * (4 * 1152 * 1152 + 2 * 1152 * 4304 + 2 * 729 * 1152)  # of one encoder layer
+TOKEN_MACS = 4 * HIDDEN * HIDDEN + 3 * HIDDEN * FFN  # of one LLM layer, without attention
 
 
-def write_llm(path: Path, file_type: str, n_layer: int) -> Path:
+def write_llm(path: Path, file_type: str, n_layer: int, hidden: int = HIDDEN, ffn: int = FFN) -> Path:
     """A Llama with full-size layers and a vocabulary of bytes, so that the head costs nothing."""
     f = RandomFile(path, "llama", file_type)
     w = f.writer
     w.add_context_length(512)
-    w.add_embedding_length(HIDDEN)
+    w.add_embedding_length(hidden)
     w.add_block_count(n_layer)
-    w.add_feed_forward_length(FFN)
-    w.add_head_count(HEADS)
+    w.add_feed_forward_length(ffn)
+    w.add_head_count(HEADS if hidden == HIDDEN else 2)
     w.add_layer_norm_rms_eps(1e-5)
     w.add_tokenizer_model("llama")
     w.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *"abcdefghijklm"])
     w.add_token_scores([0.0] * 272)
     w.add_token_types([2, 3, 3] + [6] * 256 + [1] * 13)
-    f.put("token_embd.weight", (272, HIDDEN), f.wide)
-    f.put("output_norm.weight", (HIDDEN,))
-    f.put("output.weight", (272, HIDDEN), f.wide)
+    f.put("token_embd.weight", (272, hidden), f.wide)
+    f.put("output_norm.weight", (hidden,))
+    f.put("output.weight", (272, hidden), f.wide)
     for i in range(n_layer):
         for name in ("attn_norm", "ffn_norm"):
-            f.put(f"blk.{i}.{name}.weight", (HIDDEN,))
-        shapes = {f"attn_{part}": (HIDDEN, HIDDEN) for part in ("q", "k", "v", "output")}
-        shapes |= {"ffn_gate": (FFN, HIDDEN), "ffn_up": (FFN, HIDDEN), "ffn_down": (HIDDEN, FFN)}
+            f.put(f"blk.{i}.{name}.weight", (hidden,))
+        shapes = {f"attn_{part}": (hidden, hidden) for part in ("q", "k", "v", "output")}
+        shapes |= {"ffn_gate": (ffn, hidden), "ffn_up": (ffn, hidden), "ffn_down": (hidden, ffn)}
         for name, shape in shapes.items():
             f.put(f"blk.{i}.{name}.weight", shape, f.wide)
     f.close()
@@ -94,72 +99,88 @@ def compile_plugin(directory: Path) -> Path:
     return plugin
 
 
-def contenders(d: Path) -> dict[tuple[str, str], Callable[[Counter, str, int], int]]:
-    """(work, who) -> count(counter, level, n_layer)."""
-    tiny = write_llm(d / "tiny.gguf", "q4_0", 1)
-    files: dict[tuple[str, int], Path] = {}
-    for n in (1, 2):
-        for file_type in ("q8_0", "bf16", "f16"):
-            files[f"stock-{file_type}", n] = write_stock(d / f"stock-{file_type}-{n}.gguf", file_type, n)
-        files["ours-q8_0", n] = write_ours(d / f"ours-q8_0-{n}.gguf", "q8_0", n, 2)
-        files["llm", n] = write_llm(d / f"llm-{n}.gguf", "q4_0", n)
+@dataclass(frozen=True)
+class Contender:
+    """What is counted, with two numbers of layers that differ by one."""
 
-    def stock_encode(file_type: str) -> Callable[[Counter, str, int], int]:
-        return lambda count, level, n: count(
-            level, "count/{level}/stock", "encode", tiny, files[f"stock-{file_type}", n]
-        )
+    work: str
+    who: str
+    program: str  # below the build directory
+    arguments: tuple[
+        tuple[object, ...], tuple[object, ...]
+    ]  # of the run with one layer less, and with one more
+    per: int = 1
 
-    bench = "bin/{level}/bluelm-bench"
-    once = ("-t", 1, "-r", 1, "--no-warmup", "--no-memory-check", "-o", "json")
-    return {
-        ("encoder layer", "llama.cpp, F16"): stock_encode("f16"),
-        ("encoder layer", "llama.cpp, Q8_0"): stock_encode("q8_0"),
-        ("encoder layer", "bluelm, Q8_0"): lambda count, level, n: count(
-            level, bench, "-m", tiny, "--mmproj", files["ours-q8_0", n], "--image", "384x384", *once
-        ),
-        ("token and LLM layer", "llama.cpp, Q4_0"): lambda count, level, n: count(
-            level, "count/{level}/stock", "prefill", files["llm", n], N_TOKENS
-        ),
-        ("token and LLM layer", "bluelm, Q4_0"): lambda count, level, n: count(
-            level, bench, "-m", files["llm", n], "-p", N_TOKENS, "--chunk", N_TOKENS, *once
-        ),
+
+def contenders(d: Path) -> list[Contender]:
+    """Writes the models into a directory. What is not a layer is kept small: narrow projector, few tokens."""
+    encode_full_size.N_EMBD_OUT = NARROW
+    tiny = write_llm(d / "tiny.gguf", "q4_0", 1, NARROW, NARROW)
+    llm = [write_llm(d / f"llm-{n}.gguf", "q4_0", n) for n in (1, 2)]
+    ours = [write_ours(d / f"ours-{n}.gguf", "q8_0", n, 2) for n in (1, 2)]
+    stock = {
+        kind: [write_stock(d / f"stock-{kind}-{n}.gguf", kind, n) for n in (0, 1)] for kind in ("f16", "q8_0")
     }
+    alone, bench = "count/{level}/stock", "bin/{level}/bluelm-bench"
+    once = ("-t", 1, "-r", 1, "--no-warmup", "--no-memory-check", "-o", "json")
+    prefill = ("-p", N_TOKENS, "--chunk", N_TOKENS, *once)
+    picture = ("--image", "384x384", *once)
+    return [
+        *(
+            Contender("encoder", f"llama.cpp, {k.upper()}", alone, (("encode", tiny, a), ("encode", tiny, b)))
+            for k, (a, b) in stock.items()
+        ),
+        Contender(
+            "encoder", "bluelm, Q8_0", bench,
+            (("-m", tiny, "--mmproj", ours[0], *picture), ("-m", tiny, "--mmproj", ours[1], *picture)),
+        ),
+        Contender(
+            "prefill", "llama.cpp, Q4_0", alone,
+            (("prefill", llm[0], N_TOKENS), ("prefill", llm[1], N_TOKENS)), N_TOKENS,
+        ),
+        Contender(
+            "prefill", "bluelm, Q4_0", bench, (("-m", llm[0], *prefill), ("-m", llm[1], *prefill)), N_TOKENS
+        ),
+    ]  # fmt: skip
 
 
-def measure(build: Path, levels: list[str]) -> dict[tuple[str, str, str], float]:
-    """(work, who, level) -> instructions of one layer, or of one layer and token."""
-    out = {}
-    with tempfile.TemporaryDirectory() as directory:
+Counts = dict[str, dict[str, dict[str, float]]]  # work, who, level: instructions of a layer (and token)
+
+
+def measure(build: Path, known: Counts) -> Counts:
+    """Counts what is not known yet, as many runs at a time as there are cores."""
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(os.cpu_count()) as pool:
         d = Path(directory)
         counter = Counter(build, compile_plugin(d))
-        for (work, who), run in contenders(d).items():
-            for level in levels:
-                one, two = run(counter, level, 1), run(counter, level, 2)
-                out[work, who, level] = (two - one) / (N_TOKENS if work.startswith("token") else 1)
-                print(f"{work}, {who}, {level}: {out[work, who, level]:,.0f}", file=sys.stderr, flush=True)
-    return out
+        runs = [
+            (c, level, [pool.submit(counter, level, c.program, *arguments) for arguments in c.arguments])
+            for c in contenders(d)
+            for level in LEVELS
+            if level not in known.get(c.work, {}).get(c.who, {})
+        ]
+        for c, level, (less, more) in runs:
+            count = (more.result() - less.result()) / c.per
+            known.setdefault(c.work, {}).setdefault(c.who, {})[level] = count
+            print(f"{c.work}, {c.who}, {level}: {count:,.0f}", file=sys.stderr, flush=True)
+    return known
 
 
-def table(counts: dict[tuple[str, str, str], float], levels: list[str]) -> str:
+def table(counts: Counts) -> str:
     """Markdown: millions of instructions, and multiply-adds per instruction."""
     lines = []
-    for work, gmac in (("encoder layer", TILE_GMAC), ("token and LLM layer", TOKEN_GMAC)):
-        what = (
-            "one encoder layer, one tile" if work.startswith("enc") else "one LLM layer, per prefilled token"
-        )
+    for work, what, macs in (
+        ("encoder", "one encoder layer, one tile", TILE_MACS),
+        ("prefill", "one LLM layer, per prefilled token", TOKEN_MACS),
+    ):
         lines += [
             f"Millions of instructions for {what} (in brackets: multiply-adds per instruction):",
             "",
-            "| | " + " | ".join(levels) + " |",
-            "|---|" + "---:|" * len(levels),
+            "| | " + " | ".join(LEVELS) + " |",
+            "|---|" + "---:|" * len(LEVELS),
         ]
-        for found, who in dict.fromkeys((w, n) for w, n, _ in counts):
-            if found == work:
-                cells = [
-                    f"{counts[work, who, level] / 1e6:,.1f} ({gmac * 1e9 / counts[work, who, level]:.1f})"
-                    for level in levels
-                ]
-                lines.append(f"| {who} | " + " | ".join(cells) + " |")
+        for who, found in counts[work].items():
+            cells = [f"{found[level] / 1e6:,.1f} ({macs / found[level]:.1f})" for level in LEVELS]
+            lines.append(f"| {who} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -168,13 +189,17 @@ def main() -> None:
     """Counts and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("build", type=Path, help="of the preset linux-aarch64-static with BLUELM_COUNT=ON")
-    parser.add_argument("--levels", nargs="+", default=list(LEVELS), choices=LEVELS)
-    parser.add_argument("--print", action="store_true", help=f"and leave {PAGE.name} as it is")
+    parser.add_argument(
+        "--ours", action="store_true", help=f"count bluelm only; llama.cpp's rows are those in {FIGURES.name}"
+    )
     options = parser.parse_args()
-    text = table(measure(options.build, options.levels), options.levels) + "\n" + mca.table(options.build)
-    if options.print or options.levels != list(LEVELS):
-        print(text)
-        return
+    known: Counts = json.loads(FIGURES.read_text()) if options.ours else {}
+    for rows in known.values():
+        for who in [who for who in rows if who.startswith("bluelm")]:
+            del rows[who]
+    counts = measure(options.build, known)
+    FIGURES.write_text(json.dumps(counts, indent=1) + "\n")
+    text = table(counts) + "\n" + mca.table(options.build)
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)

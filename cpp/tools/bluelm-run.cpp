@@ -1,5 +1,6 @@
 // bluelm-run: one question about pictures, answered on this machine. Standalone: libbluelm and llama.cpp are
 // linked in, pictures are read with stb_image. Options and rules are those of `bluelm-gguf run`.
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -12,16 +13,21 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "bench/common.h"
+#include "bench/system.h"
 #include "bluelm.h"
-#include "failure.h"
 #include "llama.h"
 #include "picture.h"
 #include "prompt.h"
 #include "text_stream.h"
+
+using bench::Failure;
+using bench::UsageError;
 
 namespace {
 
@@ -37,7 +43,9 @@ One question about pictures. The answer goes to stdout, times and errors go to s
       --system TEXT        system prompt
   -n, --predict N          most tokens of the answer; -1: as many as fit [256]
   -c, --ctx-size N         tokens of context [the model's, at most 4096]
-  -t, --threads N          threads [physical cores]
+  -t, --threads N          threads [the physical cores of the mask]
+  -C, --cpu-mask HEX       CPUs to run on, 0xf0: 4 to 7; or all, or big: the cores with more than half of the
+                           fastest one's capacity [big]
       --temp T             0 always takes the likeliest token [0]
       --top-k K            sample among the K likeliest; 0: all [40]
       --top-p P            sample among the likeliest that make up P; 1: all [0.95]
@@ -64,7 +72,7 @@ struct Interrupted {};
 bool not_interrupted(int32_t, int64_t, int64_t, void*) { return interrupted == 0; }
 
 struct Options {
-    std::string model, mmproj, prompt, system, chat_template, embeddings;
+    std::string model, mmproj, prompt, system, chat_template, embeddings, cpu_mask = "big";
     std::vector<std::string> images;
     int n_predict = 256, n_ctx = 0, n_threads = 0, n_batch = 512, chunk = 128, tile_batch = 4;
     int top_k = 40;
@@ -131,6 +139,8 @@ Options parse(int argc, char** argv) {
             o.images.emplace_back(value());
         else if (is("-p", "--prompt"))
             o.prompt = value(), has_prompt = true;
+        else if (is("-C", "--cpu-mask"))
+            o.cpu_mask = value();
         else if (is("--system"))
             o.system = value();
         else if (is("--chat-template"))
@@ -234,6 +244,20 @@ void check(bluelm_status status) {
     throw Failure(bluelm_last_error());
 }
 
+// Weights are mapped: more than memory holds does not fail, but is read from storage again and again.
+void warn_of_memory(const Options& o) {
+    double need = 0;
+    for (const std::string& path : {o.model, o.mmproj}) {
+        struct stat status;
+        if (!path.empty() && stat(path.c_str(), &status) == 0) need += static_cast<double>(status.st_size);
+    }
+    const std::optional<uint64_t> available = bench::available_memory();
+    if (!available || need <= static_cast<double>(*available)) return;
+    std::fprintf(stderr,
+                 "warning: the weights take %s, and %s of memory are free: this may be very slow, or end\n",
+                 bench::bytes_text(need).c_str(), bench::bytes_text(static_cast<double>(*available)).c_str());
+}
+
 Owned<llama_model> load_model(const Options& o) {
     if (FILE* file = std::fopen(o.model.c_str(), "rb")) {
         std::fclose(file);
@@ -280,7 +304,7 @@ Owned<llama_context> make_context(const Options& o, llama_model* model) {
     params.n_batch = static_cast<uint32_t>(std::min(o.n_batch, n_ctx));
     params.n_ubatch = params.n_batch;
     params.n_seq_max = 1;
-    if (o.n_threads > 0) params.n_threads = params.n_threads_batch = o.n_threads;
+    params.n_threads = params.n_threads_batch = o.n_threads;
     params.no_perf = true;
     Owned<llama_context> ctx(llama_init_from_model(model, params));
     if (!ctx) {
@@ -572,7 +596,11 @@ private:
 
 int main(int argc, char** argv) {
     try {
-        const Options options = parse(argc, argv);
+        Options options = parse(argc, argv);
+        const std::vector<bench::Cpu> cpus = bench::parse_cpu_mask(options.cpu_mask);
+        bench::set_affinity(cpus);
+        if (options.n_threads == 0) options.n_threads = bench::physical_cores(cpus);
+        warn_of_memory(options);
         log_kept.verbose = options.verbose;
         llama_log_set(receive_log, nullptr);
         std::signal(SIGINT, [](int) { interrupted = 1; });

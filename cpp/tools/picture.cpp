@@ -8,7 +8,7 @@
 #include <memory>
 #include <utility>
 
-#include "failure.h"
+#include "bench/common.h"
 
 // Only what the Python side reads, too. Not TGA: any file might be one.
 #define STB_IMAGE_IMPLEMENTATION
@@ -28,6 +28,8 @@
 #if defined(__GNUC__)
 #pragma GCC diagnostic pop
 #endif
+
+using bench::Failure;
 
 namespace {
 

@@ -3,7 +3,9 @@
 #include <random>
 #include <utility>
 
-#include "failure.h"
+#include "bench/common.h"
+
+using bench::Failure;
 
 namespace {
 
