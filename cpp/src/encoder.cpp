@@ -303,6 +303,7 @@ template <class End>
 bool Encoder::Thread::multiply(MatmulType type, const MatmulKernel& kernel, const PackedLinear& linear,
                                const char* memory, const Rows& rows, int64_t n, End&& end) {
     const size_t columns = static_cast<size_t>(kernel.columns);
+    matmul_pack_rows(kernel, type, rows.data, rows.stride, n, linear.k());
     for (int64_t panel = 0; panel < linear.n_panels(); ++panel) {
         const int64_t first = panel * kernel.columns;
         Sums sums = {};

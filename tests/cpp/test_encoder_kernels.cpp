@@ -92,6 +92,7 @@ void test_matmul(MatmulType type, CpuLevel level, bool extreme) {
     Buffer flipped(stride * static_cast<size_t>(kernel->rows), static_cast<size_t>(uniform(0, 3)) * size);
     for (size_t i = 0; i < stride * static_cast<size_t>(kernel->rows); ++i)
         flipped.data[i] = static_cast<char>(x.data[i] ^ static_cast<char>(kernel->x_flip));
+    matmul_pack_rows(*kernel, type, flipped.data, stride, n_rows, k);
     if (kernel->enter) kernel->enter();
     kernel->multiply(flipped.data, stride, panel.data, k, c.data, c_stride, n_rows);
     if (kernel->leave) kernel->leave();

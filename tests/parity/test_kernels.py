@@ -43,7 +43,6 @@ def levels() -> list[str]:
 
 
 LEVELS = levels()
-OWN = [level for level in LEVELS if level not in ("neon", "dotprod", "i8mm")]
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -61,7 +60,7 @@ def test_levels_agree(
     and then tips a value into the next of 255 steps. The bounds are those of the types against torch."""
     path, tiles = make_mmproj("head_dim_72", file_type), random_tiles(2, 224)
     results = {}
-    for level in OWN:
+    for level in LEVELS:
         monkeypatch.setenv("BLUELM_CPU_LEVEL", level)
         with NativeVision(path, activations=native.ACTIVATIONS[activations]) as vision:
             results[level] = vision.encode_tiles(tiles)
@@ -70,7 +69,7 @@ def test_levels_agree(
         assert relative_error(result, results["generic"]) < tolerance("projector", kind), level
 
 
-@pytest.mark.parametrize("level", OWN)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", ["default", "norms", "no_downsample", "head_dim_72", "feature_layer"])
 def test_each_level_equals_torch(
     name: str,

@@ -81,7 +81,11 @@ void Attention::attend(const void* q, size_t q_stride, int64_t first, int64_t la
             std::memcpy(queries + static_cast<size_t>(i) * row,
                         static_cast<const char*>(q) + static_cast<size_t>(begin + i) * q_stride,
                         bytes(d_, element));
+            if (kernel_.packs_x)  // the last block's are packed there
+                std::memset(queries + static_cast<size_t>(i) * row + bytes(d_, element), 0,
+                            row - bytes(d_, element));
         }
+        matmul_pack_rows(kernel_, type_, queries, row, count, d_padded_);
         for (int64_t panel = 0; panel < key_panels_; ++panel) {
             const char* keys = memory + static_cast<size_t>(panel) * panel_bytes(kernel_, type_, d_padded_);
             for (int64_t r = 0; r < count; r += rows) {
@@ -98,6 +102,8 @@ void Attention::attend(const void* q, size_t q_stride, int64_t first, int64_t la
             sums[r] = half ? ops_.softmax_bf16(s, n_, n_padded_, scale, p)
                            : ops_.softmax_f32(s, n_, n_padded_, scale);
         }
+        matmul_pack_rows(kernel_, type_, half ? memory + weights_at_ : memory + scores_at_, weight_stride,
+                         count, n_padded_);
         for (int64_t panel = 0; panel < value_panels_; ++panel) {
             const char* values =
                 memory + values_at_ + static_cast<size_t>(panel) * panel_bytes(kernel_, type_, n_padded_);

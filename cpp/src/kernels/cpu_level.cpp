@@ -99,6 +99,18 @@ std::vector<CpuLevel> detect() { return {CpuLevel::kGeneric}; }
 
 }  // namespace
 
+bool cpu_has_arm_bf16() {
+#if defined(__aarch64__) && defined(__linux__)
+    return (getauxval(AT_HWCAP2) >> 14 & 1) != 0;  // HWCAP2_BF16
+#elif defined(__aarch64__) && defined(__APPLE__)
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname("hw.optional.arm.FEAT_BF16", &value, &size, nullptr, 0) == 0 && value != 0;
+#else
+    return false;
+#endif
+}
+
 const char* cpu_level_name(CpuLevel level) {
     switch (level) {
         case CpuLevel::kGeneric: return "generic";

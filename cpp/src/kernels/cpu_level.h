@@ -42,6 +42,10 @@ const std::vector<CpuLevel>& cpu_levels();
 // Throws Error INVALID_ARGUMENT for a name that is not in cpu_levels().
 CpuLevel cpu_level();
 
+// Whether an Arm CPU has bfmmla and bfcvt: most with i8mm do, and the level i8mm then computes floats with
+// them.
+bool cpu_has_arm_bf16();
+
 }  // namespace bluelm
 
 #endif  // BLUELM_CPU_LEVEL_H

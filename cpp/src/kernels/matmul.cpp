@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 namespace bluelm {
 namespace {
@@ -101,6 +102,30 @@ void transpose_dwords(const char* rows, size_t stride, int n_rows, int64_t n_dwo
     }
 }
 
+// The same with groups of kBytes instead of dwords.
+template <size_t kBytes>
+void transpose_groups(const char* rows, size_t stride, int n_rows, int64_t n_groups, int columns, char* to) {
+    for (int64_t j = 0; j < n_groups; ++j, rows += kBytes) {
+        for (int i = 0; i < columns; ++i, to += kBytes) {
+            if (i < n_rows) {
+                std::memcpy(to, rows + static_cast<size_t>(i) * stride, kBytes);
+            } else {
+                std::memset(to, 0, kBytes);
+            }
+        }
+    }
+}
+
+// k: bytes of a row.
+void transpose(int group, const char* rows, size_t stride, int n_rows, int64_t k, int columns, char* to) {
+    switch (group) {
+        case 4:
+            return transpose_dwords(rows, stride, n_rows, k / 4, columns, reinterpret_cast<uint32_t*>(to));
+        case 8: return transpose_groups<8>(rows, stride, n_rows, k / 8, columns, to);
+        default: return transpose_groups<16>(rows, stride, n_rows, k / 16, columns, to);
+    }
+}
+
 // out = pairs (even[i], odd[i]), n a multiple of 8.
 void interleave(const uint16_t* even, const uint16_t* odd, size_t n, uint16_t* out) {
 #if defined(__GNUC__)
@@ -130,6 +155,9 @@ const MatmulKernel* matmul_kernel(MatmulType type, CpuLevel level) {
         case CpuLevel::kAmx:
             if (const MatmulKernel* kernel = matmul_kernel_amx(type)) return kernel;
             return matmul_kernel_x86(type, level);
+        case CpuLevel::kNeon:
+        case CpuLevel::kDotprod:
+        case CpuLevel::kI8mm: return matmul_kernel_arm(type, level);
         default: return matmul_kernel_x86(type, level);
     }
 }
@@ -154,8 +182,22 @@ void pack_panel(const MatmulKernel& kernel, MatmulType type, const void* rows, s
         }
         out += static_cast<size_t>(kernel.columns) * sizeof(int32_t);
     }
-    const int64_t n_dwords = k * static_cast<int64_t>(matmul_element_bytes(type)) / 4;
-    transpose_dwords(from, stride, n_rows, n_dwords, kernel.columns, reinterpret_cast<uint32_t*>(out));
+    transpose(kernel.group, from, stride, n_rows, k * static_cast<int64_t>(matmul_element_bytes(type)),
+              kernel.columns, out);
+}
+
+void matmul_pack_rows(const MatmulKernel& kernel, MatmulType type, void* x, size_t stride, int64_t n_rows,
+                      int64_t k) {
+    if (!kernel.packs_x) return;
+    const size_t row = static_cast<size_t>(k) * matmul_element_bytes(type);
+    thread_local std::vector<char> packed;
+    packed.resize(row * static_cast<size_t>(kernel.rows));
+    char* rows = static_cast<char*>(x);
+    for (int64_t r = 0; r < n_rows; r += kernel.rows, rows += static_cast<size_t>(kernel.rows) * stride) {
+        transpose(kernel.group, rows, stride, kernel.rows, static_cast<int64_t>(row), kernel.rows,
+                  packed.data());
+        std::memcpy(rows, packed.data(), packed.size());
+    }
 }
 
 void pack_panel_transposed(const MatmulKernel& kernel, MatmulType type, const void* from, size_t stride,
@@ -171,7 +213,19 @@ void pack_panel_transposed(const MatmulKernel& kernel, MatmulType type, const vo
         }
         return;
     }
-    uint16_t* out = static_cast<uint16_t*>(panel);  // pairs of k
+    uint16_t* out = static_cast<uint16_t*>(panel);
+    if (kernel.group != 4) {
+        const size_t group = static_cast<size_t>(kernel.group) / sizeof(uint16_t);  // k side by side
+        std::memset(out, 0, panel_bytes(kernel, type, k));
+        for (int64_t j = 0; j < std::min(n_k, k); ++j, row += stride) {
+            const size_t at = static_cast<size_t>(j);
+            uint16_t* to = out + at / group * group * columns + at % group;
+            for (size_t i = 0; i < count; ++i)
+                std::memcpy(to + i * group, row + i * sizeof(uint16_t), sizeof(uint16_t));
+        }
+        return;
+    }
+    // Pairs of k.
     for (int64_t j = 0; j < k; j += 2, row += 2 * stride, out += 2 * columns) {
         uint16_t even[64] = {}, odd[64] = {};  // columns <= 64
         if (j < n_k) std::memcpy(even, row, count * sizeof(uint16_t));

@@ -43,6 +43,12 @@ struct MatmulKernel {
     // What a thread does before its first and after its last call (AMX: the shape of the tiles); may be NULL.
     void (*enter)();
     void (*leave)();
+    // Arm: consecutive bytes of k that a panel holds of each output, where x86 has its dword. 8 for the
+    // matrix instructions, 16 for plain NEON.
+    int group = 4;
+    // Arm: x comes packed like a panel of `rows` outputs, which saves loads in the inner loop:
+    // matmul_pack_rows does it. x is then the first of the `rows` rows that were packed together.
+    bool packs_x = false;
 };
 
 // The kernel for a type at a level, or NULL where there is none (bf16 on CPUs without it).
@@ -67,9 +73,16 @@ void pack_panel(const MatmulKernel& kernel, MatmulType type, const void* rows, s
 void pack_panel_transposed(const MatmulKernel& kernel, MatmulType type, const void* from, size_t stride,
                            int n_columns, int64_t n_k, int64_t k, void* panel);
 
+// Where kernel.packs_x: packs rows of X in place, each `kernel.rows` of them into the room of these rows.
+// `stride` is at least k elements; rows are read up to a multiple of kernel.rows. Nothing to do for other
+// kernels.
+void matmul_pack_rows(const MatmulKernel& kernel, MatmulType type, void* x, size_t stride, int64_t n_rows,
+                      int64_t k);
+
 // Tables of the instruction sets; NULL where the compiler or the type has none.
 const MatmulKernel* matmul_kernel_x86(MatmulType type, CpuLevel level);
 const MatmulKernel* matmul_kernel_amx(MatmulType type);
+const MatmulKernel* matmul_kernel_arm(MatmulType type, CpuLevel level);
 
 }  // namespace bluelm
 

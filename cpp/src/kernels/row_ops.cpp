@@ -11,6 +11,10 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__aarch64__) && defined(__GNUC__)
+#include <arm_neon.h>
+#endif
+
 // Vectors are handed to always_inline functions only: there is no ABI to agree on.
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -120,8 +124,74 @@ BLUELM_TABLE("avx512-bf16")
 
 #endif
 
+#if defined(__aarch64__) && defined(__GNUC__)
+
+#define BLUELM_LANES_NEON 4
+#define BLUELM_RECIPROCAL_NEON(x) ((Vec)reciprocal((float32x4_t)(x)))
+// NaN where either is.
+#define BLUELM_MAX_NEON(a, b) ((Vec)vmaxq_f32((float32x4_t)(a), (float32x4_t)(b)))
+#define BLUELM_MIN_NEON(a, b) ((Vec)vminq_f32((float32x4_t)(a), (float32x4_t)(b)))
+#define BLUELM_LOW_BYTES_NEON(x) low_bytes((uint32x4_t)(x))
+#define BLUELM_LOW_HALVES_NEON(x) ((VecH)vmovn_u32((uint32x4_t)(x)))
+
+// The estimate has 8 bits, a step of Newton's doubles them.
+__attribute__((always_inline)) inline float32x4_t reciprocal(float32x4_t x) {
+    const float32x4_t y = vrecpeq_f32(x);
+    return vmulq_f32(y, vrecpsq_f32(x, y));
+}
+typedef uint8_t FourBytes __attribute__((vector_size(4)));
+__attribute__((always_inline)) inline FourBytes low_bytes(uint32x4_t x) {
+    const uint16x4_t halves = vmovn_u32(x);
+    const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(halves, halves))), 0);
+    FourBytes result;
+    __builtin_memcpy(&result, &bytes, sizeof result);
+    return result;
+}
+
+namespace neon {
+#define BLUELM_TARGET
+#define BLUELM_LANES BLUELM_LANES_NEON
+#define BLUELM_HAS_RECIPROCAL 1
+#define BLUELM_RECIPROCAL BLUELM_RECIPROCAL_NEON
+#define BLUELM_MAX BLUELM_MAX_NEON
+#define BLUELM_MIN BLUELM_MIN_NEON
+#define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_NEON
+#define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_NEON
+#include "kernels/row_ops_body.h"
+BLUELM_TABLE("neon")
+#include "kernels/row_ops_end.h"
+}  // namespace neon
+
+// As neon, and bfcvtn rounds to bf16. By name, since not every compiler knows it outside -march.
+namespace neon_bf16 {
+__attribute__((always_inline)) inline uint16x4_t to_bf16_neon(float32x4_t x) {
+    uint16x4_t result;
+    __asm__(".arch_extension bf16\n\tbfcvtn %0.4h, %1.4s" : "=w"(result) : "w"(x));
+    return result;
+}
+#define BLUELM_TARGET
+#define BLUELM_LANES BLUELM_LANES_NEON
+#define BLUELM_HAS_RECIPROCAL 1
+#define BLUELM_RECIPROCAL BLUELM_RECIPROCAL_NEON
+#define BLUELM_MAX BLUELM_MAX_NEON
+#define BLUELM_MIN BLUELM_MIN_NEON
+#define BLUELM_TO_BF16(x) ((VecH)to_bf16_neon((float32x4_t)(x)))
+#define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_NEON
+#define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_NEON
+#include "kernels/row_ops_body.h"
+BLUELM_TABLE("neon-bf16")
+#include "kernels/row_ops_end.h"
+}  // namespace neon_bf16
+
+#endif
+
 const RowOps& row_ops(CpuLevel level) {
     switch (level) {
+#if defined(__aarch64__) && defined(__GNUC__)
+        case CpuLevel::kNeon:
+        case CpuLevel::kDotprod: return neon::kOps;
+        case CpuLevel::kI8mm: return cpu_has_arm_bf16() ? neon_bf16::kOps : neon::kOps;
+#endif
 #if defined(__x86_64__) && defined(__GNUC__)
         case CpuLevel::kAvx2:
         case CpuLevel::kAvxVnni: return avx2::kOps;
