@@ -30,12 +30,15 @@ MULTIPLY = {
     "smmla": 32,
     "usmmla": 32,
     "ummla": 32,
+    "bfmmla": 16,
     "sdot": 16,
     "udot": 16,
     "usdot": 16,
+    "smull": 8,
     "smlal": 8,
     "smlal2": 8,
 }
+FLOAT = {"fmla": 4}  # counted where there is nothing of the above: elsewhere it applies scales
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,13 @@ class Loop:
     @property
     def multiply_adds(self) -> int:
         """Of one iteration."""
-        return sum(MULTIPLY.get(line.split()[0], 0) for line in self.lines)
+        names = [line.split()[0] for line in self.lines]
+        return sum(MULTIPLY.get(n, 0) for n in names) or sum(FLOAT.get(n, 0) for n in names)
+
+    @property
+    def name(self) -> str:
+        """Of the function, without namespaces and parameters."""
+        return self.function.replace("(anonymous namespace)::", "").split("(")[0].split("::")[-1]
 
 
 def loops(object_file: Path) -> Iterator[Loop]:
@@ -72,14 +81,14 @@ def loops(object_file: Path) -> Iterator[Loop]:
         for first, last in ends:
             if not any(first <= begin and end < last for begin, end in ends):
                 body = [re.sub(r"\s+(//.*|<.*)$", "", text) for _, text in code[first:last]]
-                yield Loop(head[1], tuple(line for line in body if not line.startswith("b")))
+                yield Loop(head[1], tuple(line for line in body if not re.match(r"bl?(\.\w+)?\s", line)))
 
 
 def best(object_file: Path, wanted: tuple[str, ...] | None = None) -> dict[str, Loop]:
     """By function, its loop with most multiply-adds; only functions that have one."""
     found: dict[str, Loop] = {}
     for loop in loops(object_file):
-        name = loop.function.split("(")[0]
+        name = loop.name
         if wanted is not None and name not in wanted:
             continue
         if loop.multiply_adds > (found[name].multiply_adds if name in found else 0):
@@ -115,15 +124,16 @@ def table(build: Path) -> str:
         return f"No llvm-mca was found that has models of {' and '.join(CPUS)} (LLVM 19 has).\n"
     kernels: list[tuple[str, Loop]] = []
     for archive, wanted in STOCK.items():
-        kernels += [("llama.cpp", loop) for loop in best(build / archive, wanted).values()]
-    for path in sorted(build.glob("CMakeFiles/bluelm_objects.dir/cpp/src/kernels/*.o")):
-        kernels += [("bluelm", loop) for loop in best(path).values()]
+        kernels += [(f"llama.cpp, {name}", loop) for name, loop in best(build / archive, wanted).items()]
+    for path in sorted(build.glob("CMakeFiles/bluelm_objects.dir/cpp/src/kernels/matmul_*.o")):
+        file = path.name.split(".")[0]
+        kernels += [(f"bluelm, {file}.cpp {name}", loop) for name, loop in best(path).items()]
     lines = [
         "Multiply-adds per cycle of the inner loops by llvm-mca (in brackets: cycles and instructions of an "
         "iteration):",
         "",
-        "| | kernel | " + " | ".join(CPUS) + " |",
-        "|---|---|" + "---:|" * len(CPUS),
+        "| kernel | " + " | ".join(CPUS) + " |",
+        "|---|" + "---:|" * len(CPUS),
     ]
     for who, loop in kernels:
         cells = []
@@ -132,8 +142,7 @@ def table(build: Path) -> str:
             cells.append(
                 "unknown" if n is None else f"{loop.multiply_adds / n:.1f} ({n:.1f}, {len(loop.lines)})"
             )
-        name = loop.function.split("(")[0].replace("bluelm::", "").replace("(anonymous namespace)::", "")
-        lines.append(f"| {who} | `{name}` | " + " | ".join(cells) + " |")
+        lines.append(f"| {who} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -134,6 +134,8 @@ BLUELM_TABLE("avx512-bf16")
 #define BLUELM_LOW_BYTES_NEON(x) low_bytes((uint32x4_t)(x))
 #define BLUELM_LOW_HALVES_NEON(x) ((VecH)vmovn_u32((uint32x4_t)(x)))
 
+#define BLUELM_FROM_BF16_NEON(x) ((Vec)vshll_n_u16((uint16x4_t)(x), 16))
+
 // The estimate has 8 bits, a step of Newton's doubles them.
 __attribute__((always_inline)) inline float32x4_t reciprocal(float32x4_t x) {
     const float32x4_t y = vrecpeq_f32(x);
@@ -157,19 +159,27 @@ namespace neon {
 #define BLUELM_MIN BLUELM_MIN_NEON
 #define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_NEON
 #define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_NEON
+#define BLUELM_FROM_BF16 BLUELM_FROM_BF16_NEON
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("neon")
 #include "kernels/row_ops_end.h"
 }  // namespace neon
 
-// As neon, and bfcvtn rounds to bf16. By name, since not every compiler knows it outside -march.
+// As neon, and bfcvtn rounds to bf16. By name: arm_neon.h has it only where the whole file is compiled for
+// it.
 namespace neon_bf16 {
-__attribute__((always_inline)) inline uint16x4_t to_bf16_neon(float32x4_t x) {
+#if defined(__clang__)
+#define BLUELM_TARGET __attribute__((target("bf16")))
+#define BLUELM_BFCVTN "bfcvtn %0.4h, %1.4s"
+#else
+#define BLUELM_TARGET
+#define BLUELM_BFCVTN ".arch_extension bf16\n\tbfcvtn %0.4h, %1.4s"
+#endif
+BLUELM_TARGET __attribute__((always_inline)) inline uint16x4_t to_bf16_neon(float32x4_t x) {
     uint16x4_t result;
-    __asm__(".arch_extension bf16\n\tbfcvtn %0.4h, %1.4s" : "=w"(result) : "w"(x));
+    __asm__(BLUELM_BFCVTN : "=w"(result) : "w"(x));
     return result;
 }
-#define BLUELM_TARGET
 #define BLUELM_LANES BLUELM_LANES_NEON
 #define BLUELM_HAS_RECIPROCAL 1
 #define BLUELM_RECIPROCAL BLUELM_RECIPROCAL_NEON
@@ -178,6 +188,7 @@ __attribute__((always_inline)) inline uint16x4_t to_bf16_neon(float32x4_t x) {
 #define BLUELM_TO_BF16(x) ((VecH)to_bf16_neon((float32x4_t)(x)))
 #define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_NEON
 #define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_NEON
+#define BLUELM_FROM_BF16 BLUELM_FROM_BF16_NEON
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("neon-bf16")
 #include "kernels/row_ops_end.h"

@@ -4,6 +4,7 @@
 //   BLUELM_RECIPROCAL   1 / x to 11 bits or more, for vectors
 //   BLUELM_MAX, BLUELM_MIN   of two vectors; the second where one is NaN
 //   BLUELM_TO_BF16           a Vec as VecH, where there is an instruction for it; else not defined
+//   BLUELM_FROM_BF16         a VecH as Vec, where GCC 12 has no good code for it; else not defined
 //   BLUELM_LOW_BYTES, BLUELM_LOW_HALVES   of a VecU, as VecB and VecH (GCC 12 has no good code for these)
 //   BLUELM_HAS_RECIPROCAL, 0: BLUELM_RECIPROCAL is a division
 // Vectors are GCC's and clang's: a `?:` on them picks lane by lane. No include guard on purpose.
@@ -56,7 +57,13 @@ BLUELM_INLINE VecH bf16_of(Vec x) {
     return BLUELM_LOW_HALVES(x == x ? rounded : nan);
 #endif
 }
-BLUELM_INLINE Vec float_of(VecH x) { return (Vec)(__builtin_convertvector(x, VecU) << 16); }
+BLUELM_INLINE Vec float_of(VecH x) {
+#if defined(BLUELM_FROM_BF16)
+    return BLUELM_FROM_BF16(x);
+#else
+    return (Vec)(__builtin_convertvector(x, VecU) << 16);
+#endif
+}
 
 // 2^t for t in [-125, 126] (not checked): 2^k * 2^f with a polynomial for 2^f on [-0.5, 0.5]; relative error
 // 1.2e-7 with degree 6, 4e-5 with degree 4. NaN for NaN.
