@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -56,12 +57,17 @@ with Model(llm, mmproj=mmproj, n_ctx=3000, n_threads=1) as model:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("seed", [1])
 def test_200_turns_with_50_pictures(tmp_path, seed: int) -> None:
-    """RSS grows by less than 2% after the first fifth, which brings everything into being."""
+    """RSS grows by less than 2% after the first fifth, which brings everything into being.
+
+    glibc is told to use one heap, to map large blocks and to give freed ones back: what it otherwise keeps in
+    reserve depends on which thread freed what, and is more than 2% of a process of 70 MB.
+    """
     llm = tiny_models.write_llm(tmp_path / "llm.gguf", n_ctx_train=4096)
     mmproj = tiny_models.write_mmproj(tmp_path / "mmproj.gguf")
     done = subprocess.run(
         [sys.executable, "-c", SESSION, str(llm), str(mmproj), str(seed)],
         capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"MALLOC_ARENA_MAX": "1"} | {f"MALLOC_{x}_THRESHOLD_": "65536" for x in ("MMAP", "TRIM")},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     sizes = [int(line) for line in done.stdout.split()]
