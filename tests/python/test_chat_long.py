@@ -53,6 +53,13 @@ with Model(llm, mmproj=mmproj, n_ctx=3000, n_threads=1) as model:
 """
 
 
+TIDY_HEAP = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("seed", [1])
@@ -67,7 +74,7 @@ def test_200_turns_with_50_pictures(tmp_path, seed: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SESSION, str(llm), str(mmproj), str(seed)],
         capture_output=True, text=True, timeout=300, check=False,
-        env=os.environ | {"MALLOC_ARENA_MAX": "1"} | {f"MALLOC_{x}_THRESHOLD_": "65536" for x in ("MMAP", "TRIM")},
+        env=os.environ | TIDY_HEAP,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     sizes = [int(line) for line in done.stdout.split()]
