@@ -26,8 +26,9 @@ BLUELM_KERNEL_8X12(multiply_f32, float, float)
 #define BLUELM_EACH(DO)                                                                                \
     DO(0, 0)                                                                                           \
     DO(0, 1)                                                                                           \
-    DO(0, 2) DO(0, 3) DO(1, 0) DO(1, 1) DO(1, 2) DO(1, 3) DO(2, 0) DO(2, 1) DO(2, 2) DO(2, 3) DO(3, 0) \
-        DO(3, 1) DO(3, 2) DO(3, 3)
+    DO(0, 2)                                                                                           \
+    DO(0, 3) DO(1, 0) DO(1, 1) DO(1, 2) DO(1, 3) DO(2, 0) DO(2, 1) DO(2, 2) DO(2, 3) DO(3, 0) DO(3, 1) \
+        DO(3, 2) DO(3, 3)
 #define BLUELM_BEGIN(r, c) int32x4_t sum##r##c = vdupq_n_s32(0);
 #define BLUELM_ADD(r, c) \
     sum##r##c =          \
