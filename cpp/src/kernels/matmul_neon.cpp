@@ -23,12 +23,8 @@ BLUELM_KERNEL_8X12(multiply_f32, float, float)
 //   products of k 0..7   int16 x 8   smull      | at most 2 * 127 * 127 = 32258: fits
 //   + those of k 8..15   int16 x 8   smlal2     |
 //   pairs added to       int32 x 4   sadalp     four parts of one sum, added up at the end
-#define BLUELM_EACH(DO)                                                                                \
-    DO(0, 0)                                                                                           \
-    DO(0, 1)                                                                                           \
-    DO(0, 2)                                                                                           \
-    DO(0, 3) DO(1, 0) DO(1, 1) DO(1, 2) DO(1, 3) DO(2, 0) DO(2, 1) DO(2, 2) DO(2, 3) DO(3, 0) DO(3, 1) \
-        DO(3, 2) DO(3, 3)
+#define BLUELM_OF_ROW(DO, r) DO(r, 0) DO(r, 1) DO(r, 2) DO(r, 3)
+#define BLUELM_EACH(DO) BLUELM_OF_ROW(DO, 0) BLUELM_OF_ROW(DO, 1) BLUELM_OF_ROW(DO, 2) BLUELM_OF_ROW(DO, 3)
 #define BLUELM_BEGIN(r, c) int32x4_t sum##r##c = vdupq_n_s32(0);
 #define BLUELM_ADD(r, c) \
     sum##r##c =          \
