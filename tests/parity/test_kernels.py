@@ -180,5 +180,5 @@ def test_outlier_channels(make_model: Callable[..., Any], tmp_path: Path) -> Non
     expected = model.stages(tiles)["projector"].numpy()
     path = mmproj_writer.write_mmproj(model, tmp_path / "outliers.gguf", "f32")
     with NativeVision(path, activations=native.ACTIVATIONS["int8"]) as vision:
-        # 40 random draws gave 0.9993 at the least: a narrow model averages rounding less than one of full size.
+        # 40 random draws gave 0.9993 at the least: a narrow model averages rounding less than a wide one.
         assert cosine(vision.encode_tiles(tiles), expected) > 0.9988
