@@ -205,6 +205,8 @@ def main() -> None:
         "--ours", action="store_true", help=f"count bluelm only; llama.cpp's rows are those in {FIGURES.name}"
     )
     options = parser.parse_args()
+    if options.ours and not FIGURES.is_file():
+        parser.error(f"{FIGURES}: not there; leave out --ours to count llama.cpp, too")
     known: Counts = json.loads(FIGURES.read_text()) if options.ours else {}
     for rows in known.values():
         for who in [who for who in rows if who.startswith("bluelm")]:
