@@ -2,8 +2,8 @@
 // the dot product of 8-bit values alone, and in the instructions that all of this is compiled with (so it is
 // included between BLUELM_TARGET_BEGIN and BLUELM_TARGET_END, after all other headers).
 //
-// One form for few and many rows: four rows at a time pass over a panel, whose cells are unpacked each time
-// into registers (about a sixth of the work). A vector of 32-bit lanes is 8 outputs, half a panel.
+// Few rows: four at a time pass over a panel, whose cells are unpacked each time into registers. A vector of
+// 32-bit lanes is 8 outputs, half a panel.
 #ifndef BLUELM_LLM_AVX2_H
 #define BLUELM_LLM_AVX2_H
 
@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kRows = 4;
 
 inline __m256i load(const uint8_t* at) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(at)); }
+inline void store(uint8_t* at, __m256i v) { _mm256_store_si256(reinterpret_cast<__m256i*>(at), v); }
 
 // Outputs 8 * side .. of a cell's eight vectors: uint8 [8 outputs][4 inputs].
 template <LlmType type>
