@@ -81,7 +81,7 @@ const char* bluelm_cpu_level(void) {
 }
 
 bluelm_status bluelm_llama_prepare(void) {
-    return bluelm::guard([] { bluelm::cpu_buffer_types(); });
+    return bluelm::guard([] { bluelm::prepare_cpu_buffers(); });
 }
 
 const char* bluelm_last_error(void) { return bluelm::last_error.c_str(); }

@@ -216,8 +216,6 @@ void llm_door_try_install() noexcept {
     }
 }
 
-bool llm_door_is(ggml_backend_buffer_type_t type) { return type == buffer_type(); }
-
 void llm_door_enable(bool is_on) { enabled.store(is_on); }
 bool llm_door_is_enabled() { return enabled.load(); }
 

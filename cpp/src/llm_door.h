@@ -23,8 +23,6 @@ void llm_door_try_install() noexcept;
 void llm_door_enable(bool is_on);
 bool llm_door_is_enabled();
 
-bool llm_door_is(ggml_backend_buffer_type_t type);
-
 }  // namespace bluelm
 
 #endif  // BLUELM_LLM_DOOR_H

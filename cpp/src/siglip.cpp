@@ -1,25 +1,11 @@
 #include "siglip.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "kernels/layer_ops.h"
 
 namespace bluelm {
 namespace {
-
-// (value / 255 - mean) / std for the 256 values of a channel.
-struct PixelTable {
-    float value[3][256];
-    explicit PixelTable(const VisionConfig& c) {
-        for (int channel = 0; channel < 3; ++channel) {
-            for (int v = 0; v < 256; ++v) {
-                const float unit = static_cast<float>(v) / 255.0f;
-                value[channel][v] = (unit - c.image_mean[channel]) / c.image_std[channel];
-            }
-        }
-    }
-};
 
 // SiglipAttention over x [B * 729, 1152] (already normalised): returns the heads' outputs, before out_proj.
 ggml_tensor* build_attention(ggml_context* ctx, const VisionWeights& w, const VitBlock& block,
@@ -60,38 +46,6 @@ ggml_tensor* build_block(ggml_context* ctx, const VisionWeights& w, const VitBlo
 
 }  // namespace
 
-void tiles_to_patches(const VisionConfig& c, const uint8_t* tiles, int n, float* out) {
-    const PixelTable table(c);
-    const int s = c.image_size, p = c.patch_size, grid = c.grid(), k = c.patch_values_padded();
-    for (int tile = 0; tile < n; ++tile, tiles += size_t(3) * s * s) {
-        for (int py = 0; py < grid; ++py) {
-            for (int px = 0; px < grid; ++px, out += k) {
-                for (int y = 0; y < p; ++y) {
-                    const uint8_t* pixel = tiles + 3 * (size_t(py * p + y) * s + size_t(px) * p);
-                    for (int x = 0; x < p; ++x, pixel += 3) {
-                        for (int channel = 0; channel < 3; ++channel) {
-                            out[(channel * p + y) * p + x] = table.value[channel][pixel[channel]];
-                        }
-                    }
-                }
-                std::memset(out + c.patch_values(), 0, sizeof(float) * size_t(k - c.patch_values()));
-            }
-        }
-    }
-}
-
-void tiles_to_planes(const VisionConfig& c, const uint8_t* tiles, int n, float* out) {
-    const PixelTable table(c);
-    const size_t plane = size_t(c.image_size) * c.image_size;
-    for (int tile = 0; tile < n; ++tile, tiles += 3 * plane, out += 3 * plane) {
-        for (size_t i = 0; i < plane; ++i) {
-            for (size_t channel = 0; channel < 3; ++channel) {
-                out[channel * plane + i] = table.value[channel][tiles[3 * i + channel]];
-            }
-        }
-    }
-}
-
 ggml_tensor* build_matmul(ggml_context* ctx, const Linear& linear, ggml_tensor* x) {
     return ggml_mul_mat(ctx, linear.w, x);
 }
@@ -105,8 +59,8 @@ ggml_type activation_type(const Linear& linear) {
 
 ggml_tensor* build_patch_embedding(ggml_context* ctx, const VisionWeights& w, ggml_tensor* patches) {
     const int64_t d = w.config.n_embd, n_patches = w.config.n_patches(), n_tiles = patches->ne[1] / n_patches;
-    ggml_tensor* x = ggml_mul_mat(ctx, w.patch_w, patches);  // [B * 729, 1152]
-    x = ggml_add(ctx, x, w.patch_b);
+    ggml_tensor* x = ggml_mul_mat(ctx, w.patch.w, patches);  // [B * 729, 1152]
+    x = ggml_add(ctx, x, w.patch.b);
     x = ggml_reshape_3d(ctx, x, d, n_patches, n_tiles);
     x = ggml_add(ctx, x, w.position);  // the same [729, 1152] for every tile
     return ggml_reshape_2d(ctx, x, d, n_patches * n_tiles);

@@ -3,26 +3,18 @@
 //
 // Shapes in comments are torch's (rows first) for SigLIP-so400m/14-384 and a batch of B tiles. The reference
 // is SiglipVisionModel in transformers (models/siglip/modeling_siglip.py).
+//
+// This graph is what the Encoder is checked against: it computes with the file's own types and ggml's
+// kernels, and runs only where own kernels are turned off (use_repack = 0).
 #ifndef BLUELM_SIGLIP_H
 #define BLUELM_SIGLIP_H
-
-#include <cstdint>
-#include <vector>
 
 #include "ggml.h"
 #include "vision_weights.h"
 
 namespace bluelm {
 
-// Tiles [n, S, S, 3] uint8 -> patches [n * 729, 608] float: normalised, in the order (c, y, x) of the
-// convolution's kernel, with zeros behind the 588 values. What the patch does not reach at the right and
-// bottom edges is dropped, as the convolution does.
-void tiles_to_patches(const VisionConfig& config, const uint8_t* tiles, int n, float* out);
-
-// Tiles [n, S, S, 3] uint8 -> normalised planes [n, 3, S, S] float.
-void tiles_to_planes(const VisionConfig& config, const uint8_t* tiles, int n, float* out);
-
-// SiglipVisionEmbeddings: patches [B * 729, 608] -> tokens [B * 729, 1152], with positions.
+// SiglipVisionEmbeddings: patches [B * 729, 588] -> tokens [B * 729, 1152], with positions.
 ggml_tensor* build_patch_embedding(ggml_context* ctx, const VisionWeights& weights, ggml_tensor* patches);
 
 // SiglipEncoder: tokens [B * 729, 1152] through the first n_layers blocks.

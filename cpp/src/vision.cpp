@@ -20,6 +20,7 @@
 #include "error.h"
 #include "ggml-cpu.h"
 #include "kernels/cpu_level.h"
+#include "pixels.h"
 #include "projector.h"
 #include "siglip.h"
 
@@ -62,10 +63,6 @@ int physical_cores() {
     return logical;
 }
 
-bool uses_own_kernels(const bluelm_vision_params& params) {
-    return params.use_repack != 0 && encoder_runs(cpu_level());
-}
-
 bluelm_vision_params checked(bluelm_vision_params params) {
     if (params.batch < 1 || params.batch > kMaxBatch) {
         throw Error(BLUELM_ERR_INVALID_ARGUMENT,
@@ -75,13 +72,11 @@ bluelm_vision_params checked(bluelm_vision_params params) {
         throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("weights is %d, not 0 or 1", params.weights));
     if (params.activations < BLUELM_ACTIVATIONS_AUTO || params.activations > BLUELM_ACTIVATIONS_FLOAT)
         throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("activations is %d, not 0..2", params.activations));
-    if (!uses_own_kernels(params) &&
+    if (params.use_repack == 0 &&
         (params.weights != BLUELM_WEIGHTS_RESIDENT || params.activations != BLUELM_ACTIVATIONS_AUTO)) {
-        throw Error(
-            BLUELM_ERR_UNSUPPORTED,
-            format("streamed weights and a choice of activations need the library's own kernels, which "
-                   "%s",
-                   params.use_repack ? "this CPU has none of" : "use_repack = 0 turns off"));
+        throw Error(BLUELM_ERR_UNSUPPORTED,
+                    "streamed weights and a choice of activations need the library's own kernels, which "
+                    "use_repack = 0 turns off");
     }
     if (params.n_threads > 512) {
         throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("n_threads is %d, at most 512", params.n_threads));
@@ -159,11 +154,11 @@ void GraphRunner::run(const Build& build, int max_nodes, const float* input, int
 
 Vision::Vision(const std::string& path, const bluelm_vision_params& params)
     : params_(checked(params)),
-      own_kernels_(uses_own_kernels(params)),
-      weights_(path, own_kernels_             ? WeightLoading::kInFile
-                     : params.use_repack != 0 ? WeightLoading::kRepacked
-                                              : WeightLoading::kPlain) {
-    if (!own_kernels_) return;
+      weights_(path, params.use_repack != 0 ? WeightLoading::kInFile : WeightLoading::kAll) {
+    if (params.use_repack == 0) {
+        reference_ = std::make_unique<Reference>();
+        return;
+    }
     EncoderOptions options;
     options.level = cpu_level();
     options.activations = params_.activations;
@@ -191,7 +186,7 @@ bluelm_vision_info Vision::info() const {
     info.column_major = c.column_major;
     info.n_params = weights_.n_params;
     info.weight_bytes = weights_.weight_bytes;
-    info.repacked_tensors = own_kernels_ ? weights_.matrices : weights_.repacked_tensors;
+    info.repacked_tensors = encoder_ ? weights_.matrices : 0;
     std::snprintf(info.name, sizeof info.name, "%s", c.name.c_str());
     std::snprintf(info.ftype, sizeof info.ftype, "%s", c.ftype.c_str());
     return info;
@@ -207,12 +202,24 @@ Vision::Embedded Vision::embed(const Cut& cut, int first, int n, int n_threads) 
 
     Stopwatch embedding;
     const size_t n_rows = static_cast<size_t>(n) * static_cast<size_t>(c.n_patches());
-    std::vector<float> patches(n_rows * static_cast<size_t>(c.patch_values_padded()));
-    tiles_to_patches(c, tiles, n, patches.data());
     result.tokens.resize(n_rows * static_cast<size_t>(c.n_embd));
-    front_.run([this](ggml_context* ctx, ggml_tensor* x) { return build_patch_embedding(ctx, weights_, x); },
-               64, patches.data(), static_cast<int64_t>(n_rows), c.patch_values_padded(), n_threads, nullptr,
-               result.tokens.data());
+    if (encoder_) {
+        encoder_->embed(tiles, n, n_threads, result.tokens.data());
+    } else {
+        const size_t tile_bytes = 3 * static_cast<size_t>(c.image_size) * static_cast<size_t>(c.image_size);
+        std::vector<float> patches(n_rows * static_cast<size_t>(c.patch_values()));
+        const Pixels pixels(c);
+        for (size_t i = 0; i < n_rows; ++i) {
+            const size_t tile = i / static_cast<size_t>(c.n_patches()),
+                         at = i % static_cast<size_t>(c.n_patches());
+            pixels.patch(tiles + tile * tile_bytes, static_cast<int>(at),
+                         &patches[i * static_cast<size_t>(c.patch_values())]);
+        }
+        reference_->front.run(
+            [this](ggml_context* ctx, ggml_tensor* x) { return build_patch_embedding(ctx, weights_, x); }, 64,
+            patches.data(), static_cast<int64_t>(n_rows), c.patch_values(), n_threads, nullptr,
+            result.tokens.data());
+    }
     result.patch_ms = embedding.ms();
     return result;
 }
@@ -226,7 +233,7 @@ void Vision::run_back(float* tokens, int n, int n_layers, Progress* progress, fl
         return;
     }
     Stopwatch graph;
-    back_.run(
+    reference_->back.run(
         [&](ggml_context* ctx, ggml_tensor* x) {
             x = build_encoder(ctx, weights_, x, n_layers);
             if (!out) return x;
@@ -346,7 +353,7 @@ void Vision::dump_last(bool merged, const float* tokens, int64_t n_tokens, float
         }
         return;
     }
-    back_.run(
+    reference_->back.run(
         [&](ggml_context* ctx, ggml_tensor* x) {
             if (c.post_layernorm) x = build_post_layernorm(ctx, weights_, x);
             return merged ? build_merge(ctx, weights_, x) : x;
@@ -358,10 +365,13 @@ void Vision::dump_stage(const uint8_t* tiles, int n_tiles, const std::string& na
     const VisionConfig& c = config();
     int layer = 0;
     const Stage stage = parse_stage(c, name, &layer);
-    if (stage == Stage::kPixels) return tiles_to_planes(c, tiles, n_tiles, out);
-
     const size_t tile_bytes =
         size_t(3) * static_cast<size_t>(c.image_size) * static_cast<size_t>(c.image_size);
+    if (stage == Stage::kPixels) {
+        const Pixels pixels(c);
+        for (int i = 0; i < n_tiles; ++i, tiles += tile_bytes, out += tile_bytes) pixels.planes(tiles, out);
+        return;
+    }
     const Cut cut = [&](int first, int) { return tiles + static_cast<size_t>(first) * tile_bytes; };
     for (int first = 0; first < n_tiles; first += params_.batch) {
         const int n = std::min(params_.batch, n_tiles - first);

@@ -110,11 +110,14 @@ private:
     int max_nodes() const { return 64 + 32 * config().n_layer; }
 
     bluelm_vision_params params_;
-    const bool own_kernels_;
     VisionWeights weights_;
-    std::unique_ptr<Encoder> encoder_;  // NULL: stage 2 as a ggml graph
-    GraphRunner front_;                 // stage 1; a runner of its own, since both stages may be at work
-    GraphRunner back_;                  // stage 2
+    std::unique_ptr<Encoder> encoder_;
+    // With use_repack = 0 instead: the network as ggml graphs (siglip.h), the plain reference. A runner for
+    // each stage, since both may be at work.
+    struct Reference {
+        GraphRunner front, back;
+    };
+    std::unique_ptr<Reference> reference_;
     bluelm_vision_profile profile_ = {};
 };
 

@@ -5,9 +5,12 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "aligned_memory.h"
 #include "check.h"
 #include "kernels/attention.h"
 #include "kernels/cpu_level.h"
@@ -204,6 +207,91 @@ void test_rows(CpuLevel level) {
     }
 }
 
+// Rows of weights as they are loaded.
+void test_weight_rows(CpuLevel level) {
+    const RowOps& ops = row_ops(level);
+    const int64_t n = uniform(1, 200), n_blocks = uniform(1, 6);
+    Buffer blocks(static_cast<size_t>(n_blocks) * 34, 2 * static_cast<size_t>(uniform(0, 3)));
+    Buffer values(static_cast<size_t>(n_blocks) * 32 * 4);
+    for (int64_t i = 0; i < n_blocks * 34; ++i) blocks.data[i] = static_cast<char>(uniform(0, 255));
+    ops.q8_0_to_float(blocks.data, n_blocks * 32, values.as<float>());
+    for (int64_t i = 0; i < n_blocks * 32; ++i) {
+        const char* block = blocks.data + i / 32 * 34;
+        uint16_t half;
+        std::memcpy(&half, block, sizeof half);
+        const int exponent = half >> 10 & 31, mantissa = half & 1023;
+        double scale = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                       : exponent == 0 ? std::ldexp(mantissa, -24)
+                                       : std::ldexp(1024 + mantissa, exponent - 25);
+        if (half & 0x8000) scale = -scale;
+        const double expected = scale * static_cast<int8_t>(block[2 + i % 32]);
+        CHECK_F(near(values.as<float>()[i], expected, 0, 0) ||
+                    (std::isinf(expected) && values.as<float>()[i] == expected),
+                "%s q8_0_to_float: %g, not %g", ops.name, double(values.as<float>()[i]), expected);
+    }
+
+    const size_t bytes = static_cast<size_t>(n) * 4, offset = static_cast<size_t>(uniform(0, 3));
+    Buffer x(bytes, 4 * offset), w(bytes), b(bytes, 4 * offset), maxima(bytes), by(bytes),
+        q(bytes / 4, offset);
+    std::vector<float> before(static_cast<size_t>(n));
+    double squares = 0, sum = 0, reach = 0;
+    int32_t total = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        x.as<float>()[i] = normal();
+        w.as<float>()[i] = normal();
+        b.as<float>()[i] = normal();
+        by.as<float>()[i] = normal();
+        maxima.as<float>()[i] = before[static_cast<size_t>(i)] = std::fabs(normal());
+        q.as<int8_t>()[i] = static_cast<int8_t>(uniform(-128, 127));
+        total += q.as<int8_t>()[i];
+        squares += std::pow(double(x.as<float>()[i]) * w.as<float>()[i], 2);
+        sum += double(x.as<float>()[i]) * b.as<float>()[i];
+        reach += std::fabs(double(x.as<float>()[i]) * b.as<float>()[i]);
+    }
+    ops.max_magnitudes(x.as<float>(), n, maxima.as<float>());
+    for (int64_t i = 0; i < n; ++i) {
+        CHECK_F(
+            maxima.as<float>()[i] == std::max(before[static_cast<size_t>(i)], std::fabs(x.as<float>()[i])),
+            "%s max_magnitudes of %lld", ops.name, static_cast<long long>(n));
+    }
+    float found_squares, found_sum;
+    ops.products(x.as<float>(), w.as<float>(), b.as<float>(), n, &found_squares, &found_sum);
+    CHECK_F(near(found_squares, squares, 0, 1e-5) && near(found_sum, sum, 1e-5 * reach, 0),
+            "%s products of %lld: %g and %g, not %g and %g", ops.name, static_cast<long long>(n),
+            double(found_squares), double(found_sum), squares, sum);
+    std::copy_n(x.as<float>(), n, before.data());
+    const float factor = normal();
+    ops.multiply_each(x.as<float>(), by.as<float>(), factor, n);
+    for (int64_t i = 0; i < n; ++i) {
+        const double expected = double(before[static_cast<size_t>(i)]) * by.as<float>()[i] * factor;
+        CHECK_F(near(x.as<float>()[i], expected, 0, 2e-7), "%s multiply_each: %g, not %g", ops.name,
+                double(x.as<float>()[i]), expected);
+    }
+    CHECK_F(ops.add_up_int8(q.as<int8_t>(), n) == total, "%s add_up_int8 of %lld", ops.name,
+            static_cast<long long>(n));
+}
+
+void test_memory() {
+    for (const size_t bytes : {size_t(0), size_t(1), size_t(1000), size_t(2) << 20, (size_t(5) << 20) + 3}) {
+        AlignedMemory memory(bytes), other = std::move(memory);
+        CHECK(other.bytes() == bytes && reinterpret_cast<uintptr_t>(other.data()) % 64 == 0);
+        CHECK((other.data() != nullptr) == (bytes > 0));
+        for (size_t i = 0; i < bytes; i += i + 1 < bytes && i + 997 >= bytes ? bytes - 1 - i : 997) {
+            CHECK(other.data()[i] == 0);
+            other.data()[i] = 1;
+        }
+        memory = AlignedMemory(bytes);  // where the first one was, perhaps
+        CHECK(bytes == 0 || memory.data()[bytes - 1] == 0);
+    }
+    bool refused = false;
+    try {
+        AlignedMemory(SIZE_MAX / 2);
+    } catch (const std::bad_alloc&) {
+        refused = true;
+    }
+    CHECK(refused);
+}
+
 void test_ends(CpuLevel level, bool of_int) {
     const RowOps& ops = row_ops(level);
     const RowOps::Ends& ends = of_int ? ops.of_int32 : ops.of_float;
@@ -349,11 +437,13 @@ void test_attention(MatmulType type, CpuLevel level, bool spoilt) {
 }  // namespace
 
 int main() {
+    test_memory();
     for (const CpuLevel level : cpu_levels()) {
         for (const MatmulType type : {MatmulType::kInt8, MatmulType::kBf16, MatmulType::kF32}) {
             for (int i = 0; i < 25; ++i) test_matmul(type, level, i % 5 == 0);
         }
         for (int i = 0; i < 100; ++i) test_rows(level);
+        for (int i = 0; i < 20; ++i) test_weight_rows(level);
         for (int i = 0; i < 50; ++i) test_ends(level, i % 2 == 0);
         for (const MatmulType type : {MatmulType::kBf16, MatmulType::kF32}) {
             for (int i = 0; i < 8; ++i) test_attention(type, level, i % 4 == 3);

@@ -36,7 +36,12 @@ namespace bluelm {
                              EndsOf<int32_t>::kEnds,        \
                              EndsOf<float>::kEnds,          \
                              softmax_f32,                   \
-                             softmax_bf16};
+                             softmax_bf16,                  \
+                             q8_0_to_float,                 \
+                             max_magnitudes,                \
+                             products,                      \
+                             multiply_each,                 \
+                             add_up_int8};
 
 namespace generic {
 #define BLUELM_TARGET
@@ -47,6 +52,7 @@ namespace generic {
 #define BLUELM_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define BLUELM_LOW_BYTES(x) __builtin_convertvector(x, VecB)
 #define BLUELM_LOW_HALVES(x) __builtin_convertvector(x, VecH)
+#define BLUELM_SIGNED_BYTES(x) ((VecI)(__builtin_convertvector(x, VecU) << 24) >> 24)
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("generic")
 #include "kernels/row_ops_end.h"
@@ -81,6 +87,7 @@ __attribute__((target("avx2,fma"), always_inline)) inline Bytes low_bytes(Words 
 #define BLUELM_MIN(a, b) ((Vec)_mm256_min_ps((__m256)(a), (__m256)(b)))
 #define BLUELM_LOW_BYTES(x) low_bytes(x)
 #define BLUELM_LOW_HALVES(x) low_halves(x)
+#define BLUELM_SIGNED_BYTES(x) ((VecI)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)(x))))
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("avx2")
 #include "kernels/row_ops_end.h"
@@ -92,6 +99,7 @@ BLUELM_TABLE("avx2")
 #define BLUELM_MIN_512(a, b) ((Vec)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define BLUELM_LOW_BYTES_512(x) ((VecB)_mm512_cvtepi32_epi8((__m512i)(x)))
 #define BLUELM_LOW_HALVES_512(x) ((VecH)_mm512_cvtepi32_epi16((__m512i)(x)))
+#define BLUELM_SIGNED_BYTES_512(x) ((VecI)_mm512_cvtepi8_epi32((__m128i)(x)))
 
 namespace avx512 {
 #define BLUELM_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
@@ -102,6 +110,7 @@ namespace avx512 {
 #define BLUELM_MIN BLUELM_MIN_512
 #define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_512
 #define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_512
+#define BLUELM_SIGNED_BYTES BLUELM_SIGNED_BYTES_512
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("avx512")
 #include "kernels/row_ops_end.h"
@@ -117,6 +126,7 @@ namespace avx512_bf16 {
 #define BLUELM_TO_BF16(x) ((VecH)_mm512_cvtneps_pbh((__m512)(x)))
 #define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_512
 #define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_512
+#define BLUELM_SIGNED_BYTES BLUELM_SIGNED_BYTES_512
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("avx512-bf16")
 #include "kernels/row_ops_end.h"
@@ -133,6 +143,7 @@ BLUELM_TABLE("avx512-bf16")
 #define BLUELM_MIN_NEON(a, b) ((Vec)vminq_f32((float32x4_t)(a), (float32x4_t)(b)))
 #define BLUELM_LOW_BYTES_NEON(x) low_bytes((uint32x4_t)(x))
 #define BLUELM_LOW_HALVES_NEON(x) ((VecH)vmovn_u32((uint32x4_t)(x)))
+#define BLUELM_SIGNED_BYTES_NEON(x) ((VecI)signed_bytes(x))
 
 #define BLUELM_FROM_BF16_NEON(x) ((Vec)vshll_n_u16((uint16x4_t)(x), 16))
 
@@ -149,6 +160,12 @@ __attribute__((always_inline)) inline FourBytes low_bytes(uint32x4_t x) {
     __builtin_memcpy(&result, &bytes, sizeof result);
     return result;
 }
+__attribute__((always_inline)) inline int32x4_t signed_bytes(FourBytes x) {
+    uint32_t bytes;
+    __builtin_memcpy(&bytes, &x, sizeof bytes);
+    const int8x8_t b = vreinterpret_s8_u32(vdup_n_u32(bytes));
+    return vmovl_s16(vget_low_s16(vmovl_s8(b)));
+}
 
 namespace neon {
 #define BLUELM_TARGET
@@ -159,6 +176,7 @@ namespace neon {
 #define BLUELM_MIN BLUELM_MIN_NEON
 #define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_NEON
 #define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_NEON
+#define BLUELM_SIGNED_BYTES BLUELM_SIGNED_BYTES_NEON
 #define BLUELM_FROM_BF16 BLUELM_FROM_BF16_NEON
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("neon")
@@ -188,6 +206,7 @@ BLUELM_TARGET __attribute__((always_inline)) inline uint16x4_t to_bf16_neon(floa
 #define BLUELM_TO_BF16(x) ((VecH)to_bf16_neon((float32x4_t)(x)))
 #define BLUELM_LOW_BYTES BLUELM_LOW_BYTES_NEON
 #define BLUELM_LOW_HALVES BLUELM_LOW_HALVES_NEON
+#define BLUELM_SIGNED_BYTES BLUELM_SIGNED_BYTES_NEON
 #define BLUELM_FROM_BF16 BLUELM_FROM_BF16_NEON
 #include "kernels/row_ops_body.h"
 BLUELM_TABLE("neon-bf16")

@@ -1,5 +1,6 @@
-// What the encoder does to rows between matmuls: LayerNorm, quantising, bias, GELU, residual, softmax. One
-// source (row_ops_body.h), written with the compilers' vector types, is compiled for each instruction set.
+// What the encoder does to rows between matmuls: LayerNorm, quantising, bias, GELU, residual, softmax; and to
+// rows of weights when it loads them. One source (row_ops_body.h), written with the compilers' vector types,
+// is compiled for each instruction set.
 //
 // Rows are independent of each other, so a result does not depend on how rows are shared out. A row with a
 // NaN or an infinite value quantises to a NaN scale: everything computed from it is NaN, as in float
@@ -71,6 +72,16 @@ struct RowOps {
     // bf16 into `out`, where the sum is that of the rounded values.
     float (*softmax_f32)(float* s, int64_t n, int64_t n_padded, float scale);
     float (*softmax_bf16)(const float* s, int64_t n, int64_t n_padded, float scale, uint16_t* out);
+
+    // Rows of weights. ggml's Q8_0: blocks of 32 bytes behind a half-precision scale; n a multiple of 32.
+    void (*q8_0_to_float)(const void* x, int64_t n, float* out);
+    // maxima[i] = max(maxima[i], |x[i]|)
+    void (*max_magnitudes)(const float* x, int64_t n, float* maxima);
+    // *squares = sum of (x w)^2, *sum = sum of x b
+    void (*products)(const float* x, const float* w, const float* b, int64_t n, float* squares, float* sum);
+    // x[i] *= by[i] * factor
+    void (*multiply_each)(float* x, const float* by, float factor, int64_t n);
+    int32_t (*add_up_int8)(const int8_t* x, int64_t n);
 };
 
 // Never NULL: generic where a level has none of its own.

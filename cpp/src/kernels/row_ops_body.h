@@ -6,6 +6,7 @@
 //   BLUELM_TO_BF16           a Vec as VecH, where there is an instruction for it; else not defined
 //   BLUELM_FROM_BF16         a VecH as Vec, where GCC 12 has no good code for it; else not defined
 //   BLUELM_LOW_BYTES, BLUELM_LOW_HALVES   of a VecU, as VecB and VecH (GCC 12 has no good code for these)
+//   BLUELM_SIGNED_BYTES      a VecB, taken as signed, as VecI (nor for this)
 //   BLUELM_HAS_RECIPROCAL, 0: BLUELM_RECIPROCAL is a division
 // Vectors are GCC's and clang's: a `?:` on them picks lane by lane. No include guard on purpose.
 
@@ -364,4 +365,73 @@ BLUELM_TARGET float softmax_f32(float* s, int64_t n, int64_t n_padded, float sca
 }
 BLUELM_TARGET float softmax_bf16(const float* s, int64_t n, int64_t n_padded, float scale, uint16_t* out) {
     return softmax<false>(s, n, n_padded, scale, out);
+}
+
+// ---------------------------------------------------------------------------------------------- weights
+
+// Exponent and mantissa moved to a float's places, and 2^112 for the difference of the biases: right for
+// subnormals too.
+BLUELM_INLINE float half_to_float(uint16_t half) {
+    const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
+    float value;
+    __builtin_memcpy(&value, &magnitude, sizeof value);
+    value *= 0x1p112f;
+    if (magnitude >= 0x7c00u << 13) value = magnitude > 0x7c00u << 13 ? __builtin_nanf("") : __builtin_inff();
+    return half & 0x8000 ? -value : value;
+}
+
+BLUELM_TARGET void q8_0_to_float(const void* x, int64_t n, float* out) {
+    const char* block = static_cast<const char*>(x);
+    for (int64_t i = 0; i < n; i += 32, block += 34, out += 32) {
+        uint16_t half;
+        __builtin_memcpy(&half, block, sizeof half);
+        const float scale = half_to_float(half);
+        for (int j = 0; j < 32; j += kLanes) {
+            const VecI q = BLUELM_SIGNED_BYTES(load<VecB>(block + 2 + j));
+            store(out + j, __builtin_convertvector(q, Vec) * scale);
+        }
+    }
+}
+
+BLUELM_TARGET void max_magnitudes(const float* x, int64_t n, float* maxima) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const Vec magnitude = (Vec)((VecI)load<Vec>(x + i) & 0x7fffffff);
+        store(maxima + i, BLUELM_MAX(magnitude, load<Vec>(maxima + i)));
+    }
+    if (i < n) {
+        const Vec magnitude = (Vec)((VecI)load_part<Vec>(x + i, n - i) & 0x7fffffff);
+        const Vec largest = load_part<Vec>(maxima + i, n - i);
+        store_part(maxima + i, BLUELM_MAX(magnitude, largest), n - i);
+    }
+}
+
+BLUELM_TARGET void products(const float* x, const float* w, const float* b, int64_t n, float* squares,
+                            float* sum) {
+    Vec s = {}, q = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const Vec v = load<Vec>(x + i), weighted = v * load<Vec>(w + i);
+        s += v * load<Vec>(b + i);
+        q += weighted * weighted;
+    }
+    if (i < n) {
+        const Vec v = load_part<Vec>(x + i, n - i), weighted = v * load_part<Vec>(w + i, n - i);
+        s += v * load_part<Vec>(b + i, n - i);
+        q += weighted * weighted;
+    }
+    *squares = add_up(q);
+    *sum = add_up(s);
+}
+
+BLUELM_TARGET void multiply_each(float* x, const float* by, float factor, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(x + i, load<Vec>(x + i) * load<Vec>(by + i) * factor);
+    for (; i < n; ++i) x[i] = x[i] * by[i] * factor;
+}
+
+BLUELM_TARGET int32_t add_up_int8(const int8_t* x, int64_t n) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += x[i];
+    return sum;
 }
