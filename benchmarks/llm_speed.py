@@ -138,7 +138,7 @@ def main() -> None:
     prompts = [int(p) for p in args.prompts.split(",") if int(p)]
     if args.cpu_time and (args.threads != 1 or args.llama_bench):
         parser.error("--cpu-time is for one thread (-t 1) of this process")
-    n_ctx = max([*prompts, args.n + args.depth])
+    n_ctx = max([*prompts, args.n + args.depth, 32])  # 18 to warm up with
     sides = {
         name: Side(args.model, n_ctx, args.ubatch, args.threads, name == "ours") for name in ("ours", "stock")
     }

@@ -97,6 +97,7 @@ void panel_times_rows(const uint8_t* panel, int64_t n_in, const uint8_t* x, size
                       int64_t out_stride, int64_t n_valid) {
     const int64_t n_cells = n_in / kCellInputs;
     const uint8_t* scales = panel + static_cast<size_t>(n_cells) * llm_cell_bytes(type);
+    const uint8_t* next = panel + llm_panel_bytes(type, n_in);
     LlmSmallRow row[rows];
     for (int r = 0; r < rows; ++r) row[r] = llm_small_row(x + static_cast<size_t>(r) * stride, n_in);
     for (int64_t side = 0; side < 2; ++side) {
@@ -104,6 +105,7 @@ void panel_times_rows(const uint8_t* panel, int64_t n_in, const uint8_t* x, size
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) total[r] = _mm256_setzero_ps();
         for (int64_t cell = 0; cell < n_cells; ++cell) {
+            prefetch_cell<type, 2>(next, n_in, cell, side);
             __m256i q[8];
             cell_values<type>(panel + static_cast<size_t>(cell) * llm_cell_bytes(type), side, q);
             __m256 scale[2], offset[2];

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "kernels/llm_kernels.h"
+#include "kernels/llm_prefetch.h"
 #include "kernels/target.h"
 
 BLUELM_TARGET_BEGIN("avx2,fma,f16c,avxvnni")

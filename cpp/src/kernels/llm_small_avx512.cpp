@@ -7,6 +7,7 @@
 
 #include "kernels/llm_avx512.h"
 #include "kernels/llm_kernels.h"
+#include "kernels/llm_prefetch.h"
 
 namespace bluelm {
 namespace {
@@ -29,7 +30,9 @@ BLUELM_AVX512 void panel_times_rows(const uint8_t* panel, int64_t n_in, const ui
         total[r] = _mm512_setzero_ps();
     }
     const int64_t n_cells = n_in / kCellInputs;
+    const uint8_t* next = panel + llm_panel_bytes(type, n_in);
     for (int64_t cell = 0; cell < n_cells; ++cell) {
+        prefetch_cell<type>(next, n_in, cell);
         __m512i q[8];
         cell_values<type>(at.cell(cell), q);
         __m512 scale[2], offset[2];
