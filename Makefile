@@ -5,8 +5,10 @@
 # make arm-count  counts instructions on emulated CPUs, ours beside llama.cpp's; an hour on two cores
 # make sanitize  the C++ unit tests under the address and undefined-behaviour sanitizers
 # make lint    ruff, mypy, clang-format
-# make bench   measures and writes docs/benchmarks.md: minutes, on a quiet machine; STOCK=DIR adds llama.cpp's programs
-# make bench-peers  times encoder and LLM against llama.cpp, PyTorch and OpenVINO; needs a quiet machine
+# make stock   builds llama.cpp's own programs, which both of the following compare with: minutes, once
+# make bench   measures and writes docs/benchmarks.md: minutes, on a quiet machine; STOCK=DIR: programs built elsewhere
+# make bench-peers  encoder and LLM beside llama.cpp, PyTorch, OpenVINO for docs/performance.md; on a quiet machine.
+#                   PEERS=--append adds a second run's figures to the first one's
 # make format  what ruff and clang-format can put right by themselves
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,7 +25,7 @@ CMAKE := $(BIN)/cmake
 CMAKE_PYTHON := -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 ARM_BUILD := build/linux-aarch64-static
 
-.PHONY: demo test test-cpp test-fast arm-test arm-count sanitize lint format bench bench-peers install clean
+.PHONY: demo test test-cpp test-fast arm-test arm-count sanitize lint format stock bench bench-peers install clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
@@ -102,13 +104,22 @@ $(VENV)/.plot: $(VENV)/.installed
 	$(PIP) install -q --no-build-isolation -e ".[plot]"
 	@touch $@
 
-bench: $(VENV)/.plot
-	$(BIN)/python benchmarks/run.py $(if $(STOCK),--stock $(STOCK))
+STOCK ?= build/stock/bin
 
-bench-peers: $(VENV)/.peers
-	$(BIN)/python benchmarks/peers/encode.py
-	$(BIN)/python benchmarks/peers/encode.py --fidelity
-	$(BIN)/python benchmarks/peers/llm.py
+stock: build/stock/bin/llama-bench
+
+build/stock/bin/llama-bench: $(VENV)/.llama
+	$(BIN)/python scripts/build_stock.py build/stock --cmake $(CMAKE)
+
+bench: $(VENV)/.plot $(STOCK)/llama-bench
+	$(BIN)/python benchmarks/run.py --stock $(STOCK)
+
+# What is compared for fidelity is the same in every run.
+bench-peers: $(VENV)/.peers $(VENV)/.plot $(STOCK)/llama-bench
+	$(BIN)/python benchmarks/peers/encode.py --stock $(STOCK) --models build/peers $(PEERS)
+	$(BIN)/python benchmarks/peers/llm.py --stock $(STOCK) --models build/peers $(PEERS)
+	$(if $(PEERS),,$(BIN)/python benchmarks/peers/encode.py --fidelity --models build/peers)
+	$(BIN)/python benchmarks/run.py --report
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

@@ -4,7 +4,7 @@
 
 LLAMA_BIN_DIR holds llama-bench and llama-mtmd-cli, built from llama-cpp-python's own sources (how:
 docs/benchmarks.md). The models are those of `bluelm-bench --synthetic 3b`; llama-mtmd-cli gets the same
-vision tower in its own format, in BF16, which is its fastest. Every round runs each program once, so that
+vision tower in its own format, in BF16. Every round runs each program once, so that
 whatever else the machine does falls on all of them; medians over the rounds are compared. The KV cache is
 F16 in all of them.
 """

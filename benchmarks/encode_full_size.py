@@ -129,23 +129,46 @@ def write_stock(path: Path, file_type: str, n_layer: int) -> Path:
     return path
 
 
-def write_vocabulary(path: Path) -> Path:
-    """Hyperparameters and vocabulary of an LLM of the right width: encoding looks at nothing else."""
-    w = gguf.GGUFWriter(path, "llama")
-    w.add_context_length(512)
+def _llm_head(w: gguf.GGUFWriter) -> None:
+    """Hyperparameters and vocabulary of an LLM of the right width, with one thin block."""
+    w.add_context_length(1024)
     w.add_embedding_length(N_EMBD_OUT)
     w.add_block_count(1)
     w.add_feed_forward_length(256)
     w.add_head_count(20)
+    w.add_head_count_kv(1)
     w.add_layer_norm_rms_eps(1e-5)
     w.add_tokenizer_model("llama")
     w.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))])
     w.add_token_scores([0.0] * 259)
     w.add_token_types([2, 3, 3] + [6] * 256)
+
+
+def write_vocabulary(path: Path) -> Path:
+    """An LLM without weights: encoding through libmtmd looks at nothing else."""
+    w = gguf.GGUFWriter(path, "llama")
+    _llm_head(w)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
+    return path
+
+
+def write_thin_llm(path: Path) -> Path:
+    """An LLM that runs, of one thin block: for llama-mtmd-cli, which evaluates what it has encoded."""
+    f = RandomFile(path, "llama", "f16")
+    _llm_head(f.writer)
+    for name, shape in {
+        "token_embd": (259, N_EMBD_OUT), "output": (259, N_EMBD_OUT), "output_norm": (N_EMBD_OUT,),
+        "blk.0.attn_norm": (N_EMBD_OUT,), "blk.0.ffn_norm": (N_EMBD_OUT,),
+        "blk.0.attn_q": (N_EMBD_OUT, N_EMBD_OUT), "blk.0.attn_k": (N_EMBD_OUT // 20, N_EMBD_OUT),
+        "blk.0.attn_v": (N_EMBD_OUT // 20, N_EMBD_OUT), "blk.0.attn_output": (N_EMBD_OUT, N_EMBD_OUT),
+        "blk.0.ffn_gate": (256, N_EMBD_OUT), "blk.0.ffn_up": (256, N_EMBD_OUT),
+        "blk.0.ffn_down": (N_EMBD_OUT, 256),
+    }.items():  # fmt: skip
+        f.put(f"{name}.weight", shape, f.wide if len(shape) > 1 else None)
+    f.close()
     return path
 
 

@@ -1,20 +1,23 @@
-"""docs/benchmarks.md's tables and figures, made from benchmarks/results/*.json."""
+"""Tables and figures of docs/benchmarks.md and docs/performance.md, made from benchmarks/results/*.json."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import compare_stock
+import peers_report
+import roofline
 
 from bluelm_gguf import bench
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
+DOCS = ROOT / "docs"
 UNITS = {"t": "tokens", "tiles": "tiles"}
 
 
@@ -71,8 +74,9 @@ def limits() -> str:
     if not found or not found[0]["bandwidth_gbs"]:
         return "Not measured yet."
     row = found[0]
+    bf16 = f"bf16 {row['bf16_gflops']:.0f} GFLOP/s, " if row["bf16_gflops"] else ""
     return (
-        f"Reading {row['bandwidth_gbs']:.1f} GB/s, int8 {row['int8_gops']:.0f} GOP/s, f32 "
+        f"Reading {row['bandwidth_gbs']:.1f} GB/s, int8 {row['int8_gops']:.0f} GOP/s, {bf16}f32 "
         f"{row['f32_gflops']:.0f} GFLOP/s on {row['n_threads']} threads."
     )
 
@@ -108,7 +112,8 @@ def stock() -> str:
         return "Not measured yet."
     result = json.loads(path.read_text(encoding="utf-8"))
     where = f"{result['cpu']}, {result['n_cores']} cores, {result['n_threads']} threads"
-    return f"{compare_stock.table(result)}\n\n{where}; llama.cpp {result['llama_cpp_commit']}."
+    rounds = len(result["ours"]["encode_ms"])
+    return f"{compare_stock.table(result)}\n\n{where}; llama.cpp {result['llama_cpp_commit']}; {rounds} rounds."
 
 
 def figure(name: str, caption: str) -> str:
@@ -119,25 +124,66 @@ def figure(name: str, caption: str) -> str:
     return f"![{caption}](benchmarks-{name}.png)\n\n{machine(found[-1])}."
 
 
-def document(text: str) -> str:
+def peers(name: str) -> str:
+    """A table of what benchmarks/peers measured."""
+    path = RESULTS / f"peers-{name}.json"
+    if not path.exists():
+        return "Not measured yet."
+    make = {"encode": peers_report.peers_encode, "fidelity": peers_report.peers_fidelity,
+            "llm": peers_report.peers_llm}[name]  # fmt: skip
+    return make(json.loads(path.read_text(encoding="utf-8")))
+
+
+def roof() -> str:
+    """The roofline's figure, which `write` draws."""
+    found = rows("3b")
+    if not found or not found[0]["bandwidth_gbs"]:
+        return "Not measured yet."
+    return f"![Speed of each part beside the limits of the machine](roofline.png)\n\n{machine(found[-1])}."
+
+
+# document -> section -> what makes it
+SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
+    "benchmarks.md": {
+        "demo": lambda: speeds("demo"),
+        "3b": lambda: speeds("3b"),
+        "depth": lambda: speeds("3b-depth"),
+        "limits": limits,
+        "table5": table5,
+        "stock": stock,
+        "batch": lambda: figure("batch", "Time of a picture by tiles per run"),
+        "chunk": lambda: figure("chunk", "Time of the prefill by chunk"),
+    },
+    "performance.md": {
+        "roofline": roof,
+        "peers-encode": lambda: peers("encode"),
+        "peers-fidelity": lambda: peers("fidelity"),
+        "peers-llm": lambda: peers("llm"),
+    },
+}
+
+
+def document(name: str, text: str) -> str:
     """The document with what stands between its markers made anew."""
-    sections = {
-        "demo": speeds("demo"), "3b": speeds("3b"), "limits": limits(), "table5": table5(), "stock": stock(),
-        "batch": figure("batch", "Time of a picture by tiles per run"),
-        "chunk": figure("chunk", "Time of the prefill by chunk"),
-    }  # fmt: skip
-    for name, made in sections.items():
-        begin, end = f"<!-- {name}: benchmarks/report.py -->", f"<!-- end {name} -->"
+    for section, make in SECTIONS[name].items():
+        begin, end = f"<!-- {section}: benchmarks/report.py -->", f"<!-- end {section} -->"
         found = re.compile(rf"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
-        assert len(found.findall(text)) == 1, f"{DOCUMENT} has no section {name}"
-        text = found.sub(f"{begin}\n{made}\n{end}".replace("\\", r"\\"), text)
+        assert len(found.findall(text)) == 1, f"docs/{name} has no section {section}"
+        text = found.sub(f"{begin}\n{make()}\n{end}".replace("\\", r"\\"), text)
     return text
 
 
 def write() -> None:
-    """Rewrites document and figures."""
-    DOCUMENT.write_text(document(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrites documents and figures."""
+    for name in SECTIONS:
+        path = DOCS / name
+        path.write_text(document(name, path.read_text(encoding="utf-8")), encoding="utf-8")
     for name in ("batch", "chunk"):
         found = rows(f"3b-{name}")
         if found:
-            bench.plot(found, DOCUMENT.parent / f"benchmarks-{name}.png")
+            bench.plot(found, DOCS / f"benchmarks-{name}.png")
+    measured = rows("3b")
+    if measured and measured[0]["bandwidth_gbs"]:
+        path = RESULTS / "stock-3b.json"
+        beside = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        roofline.draw(measured, rows("3b-depth"), beside, DOCS / "roofline.png")

@@ -14,6 +14,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import report
@@ -29,20 +30,23 @@ SETS = {
            "--table5", "-r", "3"],
     "3b-memory": ["--synthetic", "3b", "--table5", "--vision-weights", "streamed", "-ctk", "q8_0",
                   "-ctv", "q8_0", "-r", "1"],
+    "3b-depth": ["--synthetic", "3b", "--roofline", "-p", "0", "-n", "32", "-d", "0,512,2048", "-r", "2"],
     "3b-batch": ["--synthetic", "3b", "--sweep", "batch", "-r", "2"],
     "3b-chunk": ["--synthetic", "3b", "--sweep", "chunk", "-r", "2", "--no-warmup"],
 }  # fmt: skip
+ROUNDS = 2  # of the comparison with llama.cpp's programs: each takes them two minutes
 
 
 def measure(name: str, models: Path, extra: list[str]) -> None:
     """Runs one set, its table on stdout; the file appears when it is complete."""
     print(f"## {name}\n", flush=True)
+    start = time.monotonic()
     out = RESULTS / f"{name}.json"
     command = [*SETS[name], *extra, "--synthetic-dir", str(models), "--json", str(out), "--progress"]
     code = subprocess.run([bench.program(), *command], env=bench.environment()).returncode
     if code != 0:
         raise SystemExit(code)
-    print(flush=True)
+    print(f"\n{name}: {time.monotonic() - start:.0f} s\n", flush=True)
 
 
 def main() -> None:
@@ -65,6 +69,7 @@ def main() -> None:
             if args.stock is not None:
                 script = Path(__file__).with_name("compare_stock.py")
                 stock = [args.stock, "--models", models, "--json", RESULTS / "stock-3b.json", *threads]
+                stock += ["--rounds", str(ROUNDS)]
                 subprocess.run([sys.executable, script, *map(str, stock)], check=True)
     report.write()
 

@@ -26,8 +26,13 @@ def tiles(n: int, seed: int = 0) -> np.ndarray:
     return np.clip(coarse + fine, 0, 255).astype(np.uint8)
 
 
-def serve(encode: Callable[[np.ndarray], Any]) -> None:
-    """Answers the runner until it closes stdin; `encode` takes [n, 384, 384, 3] and returns [n, T, D]."""
+def serve(encode: Callable[[np.ndarray], Any], *, tells_ms: bool = False) -> None:
+    """Answers the runner until it closes stdin.
+
+    Args:
+        encode: Takes [n, 384, 384, 3] and returns [n, T, D].
+        tells_ms: It returns milliseconds instead, and is not timed.
+    """
     work: dict[int, np.ndarray] = {}
     print("ready", flush=True)
     for line in sys.stdin:
@@ -39,20 +44,21 @@ def serve(encode: Callable[[np.ndarray], Any]) -> None:
         n = int(command)
         pixels = work.setdefault(n, tiles(n))
         start = time.perf_counter()
-        encode(pixels)
-        print(1e3 * (time.perf_counter() - start), flush=True)
+        result = encode(pixels)
+        took = 1e3 * (time.perf_counter() - start)
+        print(result if tells_ms else took, flush=True)
 
 
-def serve_llm(prefill: Callable[[int], None], decode: Callable[[int], None] | None) -> None:
-    """Answers the runner until it closes stdin; both take a number of tokens."""
+def serve_llm(prefill: Callable[[int], float | None], decode: Callable[[int], float | None]) -> None:
+    """Answers the runner until it closes stdin; both take a number of tokens.
+
+    What they return, if not None, is the time in milliseconds; otherwise they are timed.
+    """
     works = {"prefill": prefill, "decode": decode}
     print("ready", flush=True)
     for line in sys.stdin:
         name, _, n = line.strip().partition(" ")
-        work = works[name]
-        if work is None:
-            print("nan", flush=True)
-            continue
         start = time.perf_counter()
-        work(int(n))
-        print(1e3 * (time.perf_counter() - start), flush=True)
+        told = works[name](int(n))
+        took = 1e3 * (time.perf_counter() - start)
+        print(took if told is None else told, flush=True)

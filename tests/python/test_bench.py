@@ -214,6 +214,7 @@ def test_roofline(run_bench: Bench) -> None:
     assert load["limit"] is None and load["bandwidth_gbs"] == 50
     assert (prompt["limit"], generation["limit"]) == ("int8 peak", "bandwidth")
     assert prompt["limit_percent"] > 0 and prompt["int8_gops"] > 0 and prompt["f32_gflops"] > 0
+    assert prompt["bf16_gflops"] >= 0
     result = run_bench("--roofline", "--bandwidth", "50", "-t", "1", "-p", "0", "-n", "0")
     assert result.returncode == 0, result.stderr
     line = next(line for line in result.stdout.splitlines() if "--synthetic 3b" in line)

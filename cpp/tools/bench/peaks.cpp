@@ -145,13 +145,14 @@ BENCH_X86(int8_avxvnni, "avx2") {
 
 // Four accumulators of 16 x 16, as many as a matmul can keep. Everything in one block: compilers before GCC
 // 12.4 lose the stores that fill the configuration.
+struct alignas(64) TileConfig {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
 void int8_amx(int64_t n) {
-    struct alignas(64) Config {
-        uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    };
-    static const Config config;
+    static const TileConfig config;
     __asm__ volatile(
         "ldtilecfg %1\n"
         "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"
@@ -169,10 +170,56 @@ void int8_amx(int64_t n) {
         : "cc", "memory");
 }
 
-bool has_avx_vnni() {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+// As int8_amx, with 32 pairs of bf16 in a row of 64 bytes.
+void bf16_amx(int64_t n) {
+    static const TileConfig config;
+    __asm__ volatile(
+        "ldtilecfg %1\n"
+        "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"
+        "tilezero %%tmm4\n tilezero %%tmm5\n tilezero %%tmm6\n tilezero %%tmm7\n"
+        "1:\n"
+        "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
+        "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
+        "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
+        "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
+        "dec %0\n"
+        "jnz 1b\n"
+        "tilerelease\n"
+        : "+r"(n)
+        : "m"(config)
+        : "cc", "memory");
 }
+
+// vdpbf16ps zmm0..zmm9, zmm16, zmm16: operands are zero, which costs what any value does.
+BENCH_X86(bf16_avx512, "avx512f") {
+    __asm__ volatile(
+        "vpxord %%zmm16, %%zmm16, %%zmm16\n"
+        "vpxord %%zmm0, %%zmm0, %%zmm0\n vmovaps %%zmm0, %%zmm1\n vmovaps %%zmm0, %%zmm2\n"
+        "vmovaps %%zmm0, %%zmm3\n vmovaps %%zmm0, %%zmm4\n vmovaps %%zmm0, %%zmm5\n"
+        "vmovaps %%zmm0, %%zmm6\n vmovaps %%zmm0, %%zmm7\n vmovaps %%zmm0, %%zmm8\n"
+        "vmovaps %%zmm0, %%zmm9\n"
+        "1:\n"
+        "vdpbf16ps %%zmm16, %%zmm16, %%zmm0\n vdpbf16ps %%zmm16, %%zmm16, %%zmm1\n"
+        "vdpbf16ps %%zmm16, %%zmm16, %%zmm2\n vdpbf16ps %%zmm16, %%zmm16, %%zmm3\n"
+        "vdpbf16ps %%zmm16, %%zmm16, %%zmm4\n vdpbf16ps %%zmm16, %%zmm16, %%zmm5\n"
+        "vdpbf16ps %%zmm16, %%zmm16, %%zmm6\n vdpbf16ps %%zmm16, %%zmm16, %%zmm7\n"
+        "vdpbf16ps %%zmm16, %%zmm16, %%zmm8\n vdpbf16ps %%zmm16, %%zmm16, %%zmm9\n"
+        "dec %0\n"
+        "jnz 1b\n"
+        "vzeroupper\n"
+        : "+r"(n)
+        :
+        : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm16");
+}
+
+// CPUID leaf 7, subleaf 1, register eax.
+bool has_leaf7_1(unsigned bit) {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> bit & 1);
+}
+
+bool has_avx_vnni() { return __builtin_cpu_supports("avx2") && has_leaf7_1(4); }
+bool has_avx512_bf16() { return __builtin_cpu_supports("avx512f") && has_leaf7_1(5); }
 
 __attribute__((target("avx2"))) uint64_t sum_avx2(const uint64_t* words, int64_t n) {
     __m256i sums[8] = {};
@@ -261,6 +308,20 @@ void int8_i8mm(int64_t n) {
         : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v16", "v17");
 }
 
+// bfmmla v0..v9.4s, v16.8h, v17.8h.
+void bf16_bfmmla(int64_t n) {
+    __asm__ volatile(
+        "movi v16.16b, #0\n movi v17.16b, #0\n"
+        "1:\n"
+        ".inst 0x6e51ee00\n .inst 0x6e51ee01\n .inst 0x6e51ee02\n .inst 0x6e51ee03\n .inst 0x6e51ee04\n"
+        ".inst 0x6e51ee05\n .inst 0x6e51ee06\n .inst 0x6e51ee07\n .inst 0x6e51ee08\n .inst 0x6e51ee09\n"
+        "subs %0, %0, #1\n"
+        "b.ne 1b\n"
+        : "+r"(n)
+        :
+        : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v16", "v17");
+}
+
 bool has_dotprod() {
 #if defined(__linux__)
     return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
@@ -272,6 +333,14 @@ bool has_dotprod() {
 bool has_i8mm() {
 #if defined(__linux__)
     return getauxval(AT_HWCAP2) >> 13 & 1;  // HWCAP2_I8MM
+#else
+    return false;
+#endif
+}
+
+bool has_bf16() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP2) >> 14 & 1;  // HWCAP2_BF16
 #else
     return false;
 #endif
@@ -293,6 +362,17 @@ PeakLoop int8_loop() {
     if (has_i8mm()) return {"i8mm", 10 * 2.0 * 32, int8_i8mm};
     if (has_dotprod()) return {"dotprod", 10 * 2.0 * 16, int8_dotprod};
     return {"NEON", 10 * 2.0 * 16, int8_neon};
+#endif
+    return {"", 0, nullptr};
+}
+
+PeakLoop bf16_loop() {
+#if defined(__x86_64__)
+    const char* level = bluelm_cpu_level();
+    if (level && std::strcmp(level, "amx") == 0) return {"AMX", 4 * 2.0 * 16 * 16 * 32, bf16_amx};
+    if (has_avx512_bf16()) return {"AVX-512 BF16", 10 * 2.0 * 32, bf16_avx512};
+#elif defined(__aarch64__)
+    if (has_bf16()) return {"bfmmla", 10 * 2.0 * 16, bf16_bfmmla};
 #endif
     return {"", 0, nullptr};
 }

@@ -14,6 +14,7 @@ struct PeakLoop {
 
 // The fastest loop that this CPU runs, or one with run == nullptr.
 PeakLoop int8_loop();
+PeakLoop bf16_loop();
 PeakLoop f32_loop();
 
 // The sum of n 64-bit words; n is a multiple of 64.

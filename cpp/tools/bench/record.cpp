@@ -152,6 +152,7 @@ Record to_record(const Result& r, const std::optional<Limits>& limits) {
         {"peak_rss", r.peak_rss ? whole(static_cast<int64_t>(*r.peak_rss)) : "null"},
         {"bandwidth_gbs", limit(&Limits::bandwidth_gbs)},
         {"int8_gops", limit(&Limits::int8_gops)},
+        {"bf16_gflops", limit(&Limits::bf16_gflops)},
         {"f32_gflops", limit(&Limits::f32_gflops)},
         {"limit", share ? json_string(share->second) : "null"},
         {"limit_percent", share ? number(100 * share->first) : "null"},

@@ -81,10 +81,12 @@ double measure_peak(const PeakLoop& loop, int threads) {
 Limits measure_limits(int threads, std::optional<double> given_bandwidth_gbs) {
     Limits limits;
     limits.threads = threads;
-    const PeakLoop int8 = int8_loop(), f32 = f32_loop();
+    const PeakLoop int8 = int8_loop(), bf16 = bf16_loop(), f32 = f32_loop();
     limits.int8_name = int8.name;
+    limits.bf16_name = bf16.name;
     limits.f32_name = f32.name;
     limits.int8_gops = measure_peak(int8, threads);
+    limits.bf16_gflops = measure_peak(bf16, threads);
     limits.f32_gflops = measure_peak(f32, threads);
     limits.bandwidth_gbs = given_bandwidth_gbs ? *given_bandwidth_gbs : measure_bandwidth(threads);
     return limits;
@@ -96,8 +98,9 @@ std::string calculator_text(const Limits& l, const std::string& llm_path, ggml_t
         return value > 0 ? strf("%.0f %s (%s)", value, unit, name.c_str()) : std::string("n/a");
     };
     std::string text =
-        strf("limits on %d thread%s: reading %.1f GB/s; int8 %s; f32 %s\n\n", l.threads,
+        strf("limits on %d thread%s: reading %.1f GB/s; int8 %s; bf16 %s; f32 %s\n\n", l.threads,
              l.threads == 1 ? "" : "s", l.bandwidth_gbs, peak(l.int8_gops, l.int8_name, "GOP/s").c_str(),
+             peak(l.bf16_gflops, l.bf16_name, "GFLOP/s").c_str(),
              peak(l.f32_gflops, l.f32_name, "GFLOP/s").c_str());
     const int contexts[] = {0, 1024, 2048, 4096};
     text += strf("tokens/s limit = bandwidth / bytes per token (weights + KV cache, K %s, V %s)\n",

@@ -13,8 +13,9 @@ namespace bench {
 struct Limits {
     double bandwidth_gbs = 0;  // reading, 1e9 bytes a second; 0: not known
     double int8_gops = 0;      // multiplications and additions; 0: no kernel for this CPU
+    double bf16_gflops = 0;    // 0: no instruction for it
     double f32_gflops = 0;
-    std::string int8_name, f32_name;  // with which instructions
+    std::string int8_name, bf16_name, f32_name;  // with which instructions
     int threads = 0;
 };
 
