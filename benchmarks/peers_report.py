@@ -68,10 +68,9 @@ def machine(result: Result) -> str:
         def figure(name: str) -> str:
             return each([limit[name] for limit in limits], "{:.0f}")
 
-        text += (
-            f"reading {figure('bandwidth_gbs')} GB/s, peaks of int8, bf16 and f32 {figure('int8_gops')}, "
-            f"{figure('bf16_gflops')}, {figure('f32_gflops')} x 1e9 operations/s; "
-        )
+        peaks = {"int8": "int8_gops", "bf16": "bf16_gflops", "f32": "f32_gflops"}
+        known = [f"{kind} {figure(name)}" for kind, name in peaks.items() if limits[0][name]]
+        text += f"reading {figure('bandwidth_gbs')} GB/s, peaks {', '.join(known)} x 1e9 operations/s; "
     packages = ", ".join(f"{name} {version}" for name, version in runs[-1]["versions"].items())
     dates = sorted({run["time"][:10] for run in runs})
     many = f"{len(runs)} runs: values as first / second" if len(runs) > 1 else "one run"

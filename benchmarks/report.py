@@ -113,7 +113,9 @@ def stock() -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
     where = f"{result['cpu']}, {result['n_cores']} cores, {result['n_threads']} threads"
     rounds = len(result["ours"]["encode_ms"])
-    return f"{compare_stock.table(result)}\n\n{where}; llama.cpp {result['llama_cpp_commit']}; {rounds} rounds."
+    return (
+        f"{compare_stock.table(result)}\n\n{where}; llama.cpp {result['llama_cpp_commit']}; {rounds} rounds."
+    )
 
 
 def figure(name: str, caption: str) -> str:

@@ -9,7 +9,7 @@ SigLIP-so400m/14-384 and a two-layer MLP with random weights, the same ones for 
 of its own; they are started one after the other, then each round gives every one of them the same work in
 turn. llama.cpp is llama-mtmd-cli of --stock, else libmtmd as llama-cpp-python has it; its best type alone
 takes part where there are several tiles. The times go to benchmarks/results/peers-encode.json, with the
-machine's peaks measured in the same run. Needs torch, transformers, openvino and nncf (pip install ".[peers]").
+machine's peaks measured in the same run. Needs torch, transformers, openvino, nncf (pip install ".[peers]").
 
 --fidelity measures the cosine of the features to PyTorch's in float32 instead, mean and worst over the tokens
 of one tile (peers-fidelity.json). --outliers multiplies a few channels of every LayerNorm, as large models
@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from runner import HERE, RESULTS, Contender, best_limits, limits, save, take_turns, versions
+from runner import HERE, RESULTS, Contender, best_limits, converter, limits, save, take_turns, versions
 
 sys.path.insert(0, str(HERE.parent))
 import peers_report
@@ -38,7 +38,7 @@ OPENVINO = ("bf16", "int8", "int4")
 
 def convert(directory: Path, layers: int, outliers: float, types: list[str]) -> dict[str, Path]:
     """Our files of the common network, made by our converter unless they are there."""
-    made = {kind: directory / f"ours-{kind}-{layers}-{outliers:g}.gguf" for kind in types}
+    made = {kind: directory / f"ours-{kind}-{layers}-{outliers:g}-{converter()}.gguf" for kind in types}
     if all(path.exists() for path in made.values()):
         return made
     from network import network, save_checkpoint

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from runner import HERE, RESULTS, Contender, best_limits, limits, save, take_turns, versions
+from runner import HERE, RESULTS, Contender, best_limits, converter, limits, save, take_turns, versions
 
 sys.path.insert(0, str(HERE.parent))
 import peers_report
@@ -28,7 +28,7 @@ from llm_speed import streamed_bytes
 
 def make_model(directory: Path, layers: int) -> tuple[Path, Path]:
     """A random checkpoint's config.json, and its LLM as Q4_0, unless they are there."""
-    config, llm = directory / f"llm-{layers}.json", directory / f"llm-{layers}-q4_0.gguf"
+    config, llm = directory / f"llm-{layers}.json", directory / f"llm-{layers}-q4_0-{converter()}.gguf"
     if config.exists() and llm.exists():
         return config, llm
     with tempfile.TemporaryDirectory(dir=directory) as temporary:

@@ -6,6 +6,7 @@ A contender is a process that is told what to do, and answers with milliseconds:
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import subprocess
 import sys
@@ -95,6 +96,14 @@ def take_turns(contenders: list[Contender], work: str, rounds: int) -> None:
             contender.time(work, keep=index > 0)
     for contender in contenders:
         print(f"{contender.name}: {work}: {contender.times[work]} ms", file=sys.stderr, flush=True)
+
+
+def converter() -> str:
+    """Digits that change with our converter: files that an older one made are not used again."""
+    digest = hashlib.sha256()
+    for path in sorted((HERE.parents[1] / "convert").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def limits(threads: int) -> dict[str, Any]:
