@@ -97,8 +97,9 @@ void big_product(const ggml_compute_params& params, const Shape& s, const LlmRow
     const int64_t ith = params.ith, nth = params.nth;
     const int64_t n_groups = (s.n_rows + kernels().row_group - 1) / kernels().row_group;
     kernels().convert(s.type, x, s.n_rows, s.n_in, ith * n_groups / nth, (ith + 1) * n_groups / nth, work);
-    int64_t width = s.n_panels / (nth * kChunksPerThread) / 2 * 2;  // two panels at a time is what is fast
-    width = std::min(std::max<int64_t>(width, 2), kMaxStrip);
+    const int64_t together = kernels().big_panels;
+    int64_t width = s.n_panels / (nth * kChunksPerThread) / together * together;
+    width = std::min(std::max(width, together), kMaxStrip / together * together);
     Chunks chunks(params, runs, (s.n_panels + width - 1) / width);
     ggml_barrier(params.threadpool);
 

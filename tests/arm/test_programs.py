@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bluelm_gguf.model import demo_paths
 from bluelm_gguf.tiling import cut, plan
 
 from .sample import CPUS, Emulate
@@ -52,6 +54,17 @@ def test_each_level_holds_its_kernels(cpu: str, level: str, build: Path, emulate
     done = emulate(cpu, build / "bin" / level / "bluelm-run", "--version")
     features = {"neon": "NEON", "dotprod": "NEON DOTPROD", "i8mm": "NEON DOTPROD I8MM"}[level]
     assert f"ggml built with {features})" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("cpu", "level"), CPUS.items())
+def test_language_model_gets_our_kernels_where_there_are_some(
+    cpu: str, level: str, build: Path, emulate: Emulate
+) -> None:
+    few = ("-p", 16, "-n", 2, "-r", 1, "-t", 1, "--no-warmup", "--no-memory-check", "-o", "json")
+    done = emulate(cpu, build / "bin" / level / "bluelm-bench", "-m", demo_paths()[0], *few)
+    assert done.returncode == 0, done.stderr
+    expected = "llama.cpp" if level == "neon" else level
+    assert {row["llm_kernels"] for row in json.loads(done.stdout)} == {expected}
 
 
 def test_launcher_refuses_a_level_that_the_cpu_lacks(build: Path, emulate: Emulate) -> None:

@@ -139,7 +139,8 @@ std::vector<float> run(const LlmKernels& k, bool is_big, const Case& c, LlmType 
 void check(const LlmKernels& k, bool is_big, const Case& c, const Weights& w, const std::vector<float>& x,
            int64_t x_stride, const std::vector<float>& got) {
     const bool is_amx = is_big && std::strcmp(k.name, "amx") == 0;
-    const int64_t group = !is_big || is_amx ? 32 : 128;
+    const bool is_arm = std::strcmp(k.name, "dotprod") == 0 || std::strcmp(k.name, "i8mm") == 0;
+    const int64_t group = !is_big || is_amx ? 32 : is_arm ? 256 : 128;
     const double w_steps = std::strcmp(k.name, "avx2") == 0 ? 8000 : 127;  // twice the error, of the largest
     for (int64_t r = 0; r < c.n_rows; ++r) {
         for (int64_t o = 0; o < c.n_out; ++o) {
@@ -160,7 +161,7 @@ void check(const LlmKernels& k, bool is_big, const Case& c, const Weights& w, co
                 }
                 if (!is_amx) variance += x_most * x_most / (254.0 * 254.0) * ww;
                 // A bound of w_most: for Q4_K the range of a block may reach further than its values do.
-                if (!is_amx && group == 128) variance += w_most * w_most / (w_steps * w_steps) * xx;
+                if (!is_amx && is_big) variance += w_most * w_most / (w_steps * w_steps) * xx;
             }
             const double error = std::fabs(got[static_cast<size_t>(r * c.n_out + o)] - want);
             // Where all terms are alike their errors add up; a saturated sum would be off by far more.

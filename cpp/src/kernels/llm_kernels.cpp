@@ -15,6 +15,12 @@ const LlmKernels& llm_kernels_at(CpuLevel level) {
         case CpuLevel::kAmx: return llm_kernels_amx();
         default: break;
     }
+#elif defined(__aarch64__) && defined(__GNUC__)
+    switch (level) {
+        case CpuLevel::kDotprod: return llm_kernels_dotprod();
+        case CpuLevel::kI8mm: return llm_kernels_i8mm();
+        default: break;
+    }
 #else
     (void)level;
 #endif

@@ -71,6 +71,7 @@ struct LlmKernels {
     void (*convert)(LlmType type, const LlmRows& x, int64_t n_rows, int64_t n_in, int64_t first, int64_t last,
                     uint8_t* activations);
     void (*big)(const LlmStrip& strip);
+    int64_t big_panels = 2;  // that are multiplied at a time: strips are whole numbers of them
 };
 
 // The plain C++ form of the small product: the reference that the others are tested against.
@@ -81,6 +82,9 @@ const LlmKernels& llm_kernels_avx2();
 const LlmKernels& llm_kernels_avx_vnni();
 const LlmKernels& llm_kernels_avx512_vnni();
 const LlmKernels& llm_kernels_amx();
+#elif defined(__aarch64__) && defined(__GNUC__)
+const LlmKernels& llm_kernels_dotprod();
+const LlmKernels& llm_kernels_i8mm();
 #endif
 
 // What a level gets; the reference where there is nothing better.
