@@ -16,7 +16,11 @@ struct FreeMemory {
 class AlignedMemory {
 public:
     AlignedMemory() = default;
-    explicit AlignedMemory(size_t bytes);  // throws std::bad_alloc
+    // For one run: of the heap, which has it at hand the next time. Throws std::bad_alloc.
+    explicit AlignedMemory(size_t bytes);
+    // For weights: pages of the system's own, which it zeroes at their first touch, by whichever thread gets
+    // there, and has back as soon as they are freed. Throws std::bad_alloc.
+    static AlignedMemory mapped(size_t bytes);
     char* data() const { return data_.get(); }
     size_t bytes() const { return bytes_; }
 

@@ -105,7 +105,7 @@ Encoder::Group Encoder::make_group(std::vector<const PackedLinear*> linears, boo
         group.bytes += linear->bytes();
     }
     group.linears = std::move(linears);
-    if (!streamed) group.memory = AlignedMemory(group.bytes);
+    if (!streamed) group.memory = AlignedMemory::mapped(group.bytes);
     return group;
 }
 

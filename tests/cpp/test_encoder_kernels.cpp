@@ -273,23 +273,26 @@ void test_weight_rows(CpuLevel level) {
 
 void test_memory() {
     for (const size_t bytes : {size_t(0), size_t(1), size_t(1000), size_t(2) << 20, (size_t(5) << 20) + 3}) {
-        AlignedMemory memory(bytes), other = std::move(memory);
-        CHECK(other.bytes() == bytes && reinterpret_cast<uintptr_t>(other.data()) % 64 == 0);
-        CHECK((other.data() != nullptr) == (bytes > 0));
-        for (size_t i = 0; i < bytes; i += i + 1 < bytes && i + 997 >= bytes ? bytes - 1 - i : 997) {
-            CHECK(other.data()[i] == 0);
-            other.data()[i] = 1;
+        for (const bool mapped : {false, true}) {
+            AlignedMemory memory = mapped ? AlignedMemory::mapped(bytes) : AlignedMemory(bytes);
+            const AlignedMemory other = std::move(memory);
+            CHECK(other.bytes() == bytes && reinterpret_cast<uintptr_t>(other.data()) % 64 == 0);
+            CHECK((other.data() != nullptr) == (bytes > 0));
+            for (size_t i = 0; i < bytes; ++i) {
+                if (other.data()[i] != 0) CHECK_F(false, "byte %zu of %zu is not zero", i, bytes);
+                other.data()[i] = 1;
+            }
         }
-        memory = AlignedMemory(bytes);  // where the first one was, perhaps
-        CHECK(bytes == 0 || memory.data()[bytes - 1] == 0);
     }
-    bool refused = false;
-    try {
-        AlignedMemory(SIZE_MAX / 2);
-    } catch (const std::bad_alloc&) {
-        refused = true;
+    for (const bool mapped : {false, true}) {
+        bool refused = false;
+        try {
+            mapped ? AlignedMemory::mapped(SIZE_MAX / 4) : AlignedMemory(SIZE_MAX / 4);
+        } catch (const std::bad_alloc&) {
+            refused = true;
+        }
+        CHECK(refused);
     }
-    CHECK(refused);
 }
 
 void test_ends(CpuLevel level, bool of_int) {
