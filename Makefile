@@ -1,9 +1,9 @@
 # make demo    installs into .venv and answers questions about the pictures in examples/images
 # make test    installs what the tests need, then runs them all
-# make test-cpp  the C++ unit tests alone
+# make test-cpp  the C++ unit tests alone, those of the kernels also on older CPUs if qemu-x86_64 is installed
 # make arm-test  compiles the programs for aarch64 and tests them on emulated CPUs; installs what it needs if root
 # make arm-count  counts instructions on emulated CPUs, ours beside llama.cpp's; an hour on two cores
-# make sanitize  the C++ unit tests under the address and undefined-behaviour sanitizers
+# make sanitize  the C++ unit tests under the address and undefined-behaviour sanitizers, the kernels under valgrind
 # make lint    ruff, mypy, clang-format
 # make stock   builds llama.cpp's own programs, which both of the following compare with: minutes, once
 # make bench   measures and writes docs/benchmarks.md: minutes, on a quiet machine; STOCK=DIR: programs built elsewhere
@@ -24,8 +24,10 @@ CPP_SOURCES := $(shell find cpp tests/cpp benchmarks -name '*.cpp' -o -name '*.h
 CMAKE := $(BIN)/cmake
 CMAKE_PYTHON := -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 ARM_BUILD := build/linux-aarch64-static
+VALGRIND := valgrind --quiet --error-exitcode=1
 
-.PHONY: demo test test-cpp test-fast arm-test arm-count sanitize lint format stock bench bench-peers install clean
+.PHONY: demo test build-cpp test-cpp test-fast arm-test arm-count sanitize lint format stock bench bench-peers \
+  install clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
@@ -65,13 +67,15 @@ test: $(VENV)/.test test-cpp
 	$(BIN)/python -m pytest
 
 # Against the installed llama-cpp-python: nothing of llama.cpp is compiled again.
-test-cpp: $(VENV)/.installed
+build-cpp: $(VENV)/.installed
 	$(CMAKE) -G Ninja -B build/cpp -DBLUELM_TESTS=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) $(CMAKE_PYTHON)
 	$(CMAKE) --build build/cpp
+
+test-cpp: build-cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 
 arm-test: $(VENV)/.test
-	$(PYTHON) scripts/arm_toolchain.py
+	$(PYTHON) scripts/test_tools.py arm
 	@date '+%T cross-compiling'
 	$(CMAKE) --preset linux-aarch64-static -DBLUELM_TESTS=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) $(CMAKE_PYTHON)
 	$(CMAKE) --build $(ARM_BUILD)
@@ -79,17 +83,23 @@ arm-test: $(VENV)/.test
 	BLUELM_ARM_BUILD=$(abspath $(ARM_BUILD)) $(BIN)/python -m pytest tests/arm --durations=5
 
 arm-count: $(VENV)/.installed
-	$(PYTHON) scripts/arm_toolchain.py --count
+	$(PYTHON) scripts/test_tools.py arm-count
 	$(CMAKE) --preset linux-aarch64-static -DBLUELM_COUNT=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) $(CMAKE_PYTHON)
 	$(CMAKE) --build $(ARM_BUILD)
 	$(BIN)/python benchmarks/arm_count/count.py $(ARM_BUILD)
 
 # libggml and libllama are not instrumented, and Python is not involved: what is found is in libbluelm and the tests.
-sanitize: $(VENV)/.installed
+# valgrind has the CPU of its own that it emulates, with AVX2 and nothing newer; what uses ggml's CPU kernels, built for
+# this machine, is left out.
+sanitize: build-cpp
 	$(CMAKE) -G Ninja -B build/sanitize -DBLUELM_TESTS=ON -DBLUELM_TOOLS=OFF -DBLUELM_SANITIZE=ON \
 	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) $(CMAKE_PYTHON)
 	$(CMAKE) --build build/sanitize
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  $(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	@if ! $(PYTHON) scripts/test_tools.py memory; then echo "skipped: the kernels under valgrind"; else set -e; \
+	  for test in test_cpu_level test_encoder_kernels "test_llm_kernels random 2" test_llm_attention; do \
+	    echo "valgrind $$test"; $(VALGRIND) build/cpp/tests/$$test; done; fi
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"

@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "ggml.h"
+#include "guarded.h"
 #include "kernels/llm_attention.h"
 
 using namespace bluelm;
+using check::Guarded;
 
 int main(int argc, char** argv) {
     const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : std::random_device{}();
@@ -58,38 +60,41 @@ int main(int argc, char** argv) {
                     ggml_fp32_to_fp16(j > past + r || (round % 5 == 4 && r == 0) ? -INFINITY
                                       : round % 2                                ? 0.0f
                                                                                  : normal(rng));
-        a.q = reinterpret_cast<const char*>(q.data());
-        a.k = reinterpret_cast<const char*>(k.data());
-        a.v = reinterpret_cast<const char*>(v.data());
-        a.mask = round % 6 == 5 ? nullptr : reinterpret_cast<const char*>(mask.data());
+        if (round == 7) q[static_cast<size_t>(below(q.size()))] = std::numeric_limits<float>::quiet_NaN();
+        // What lies behind the last head's values is not there.
+        const auto tight = [&](const auto& values) {
+            return Guarded(std::vector(values.begin(), values.end() - pad));
+        };
+        const Guarded tight_q = tight(q), tight_k = tight(k), tight_v = tight(v), tight_k8(k8), tight_v8(v8),
+                      tight_mask(mask);
+        a.q = tight_q.as<char>();
+        a.k = tight_k.as<char>();
+        a.v = tight_v.as<char>();
+        a.mask = round % 6 == 5 ? nullptr : tight_mask.as<char>();
         a.q_row = static_cast<size_t>(a.n_head * q_head) * 4;
         a.q_head = static_cast<size_t>(q_head) * 4;
         a.k_row = a.v_row = static_cast<size_t>(a.n_head_kv * kv_head) * 2;
         a.k_head = a.v_head = static_cast<size_t>(kv_head) * 2;
-        const auto use_q8_0 = [&](const std::vector<uint8_t>& cache, const char** data, size_t* row,
-                                  size_t* head) {
-            *data = reinterpret_cast<const char*>(cache.data());
+        const auto use_q8_0 = [&](const Guarded& cache, const char** data, size_t* row, size_t* head) {
+            *data = cache.as<char>();
             *row = ggml_row_size(GGML_TYPE_Q8_0, width);
             *head = ggml_row_size(GGML_TYPE_Q8_0, a.head_dim);
             return true;
         };
-        if (round % 3 == 1) a.k_is_q8_0 = use_q8_0(k8, &a.k, &a.k_row, &a.k_head);
-        if (round % 4 == 1) a.v_is_q8_0 = use_q8_0(v8, &a.v, &a.v_row, &a.v_head);
+        if (round % 3 == 1) a.k_is_q8_0 = use_q8_0(tight_k8, &a.k, &a.k_row, &a.k_head);
+        if (round % 4 == 1) a.v_is_q8_0 = use_q8_0(tight_v8, &a.v, &a.v_row, &a.v_head);
         a.mask_row = static_cast<size_t>(a.n_kv) * 2;
-        if (round == 7) q[static_cast<size_t>(below(q.size()))] = std::numeric_limits<float>::quiet_NaN();
 
         const auto run = [&](LlmAttentionFn attend) {
-            std::vector<float> out(static_cast<size_t>(a.n_rows * a.n_head * a.head_dim) + 16, 77.0f);
-            std::vector<uint8_t> memory(llm_attention_scratch(a) + 64, 0xA5);
-            a.out = out.data();
-            const auto address = reinterpret_cast<uintptr_t>(memory.data());
-            uint8_t* scratch = memory.data() + ((address + 63) / 64 * 64 - address);
+            const Guarded out(static_cast<size_t>(a.n_rows * a.n_head * a.head_dim) * 4, 4);
+            const Guarded scratch(llm_attention_scratch(a), 64);
+            a.out = out.as<float>();
             const int64_t blocks = (a.n_rows + kAttentionRows - 1) / kAttentionRows;
             for (int64_t head = 0; head < a.n_head_kv; ++head) {
-                attend(a, head, blocks / 2, blocks, scratch);
-                attend(a, head, 0, blocks / 2, scratch);
+                attend(a, head, blocks / 2, blocks, scratch.data);
+                attend(a, head, 0, blocks / 2, scratch.data);
             }
-            return out;
+            return std::vector<float>(a.out, a.out + out.size() / 4);
         };
         const auto want = run(llm_attention_reference), got = run(fast);
         // Weights and values are rounded to 8 bits of mantissa: 2^-8 of a value of about 4 at most.

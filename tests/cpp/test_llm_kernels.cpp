@@ -1,5 +1,5 @@
 // The language model's matmul kernels, each level this CPU has against the plain one and against float64, on
-// fresh random shapes. Usage: test_llm_kernels [SEED]. Exit status 0: all agree.
+// fresh random shapes. Usage: test_llm_kernels [SEED|random [ROUNDS]]. Exit status 0: all agree.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -10,9 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "guarded.h"
 #include "kernels/llm_kernels.h"
 
 using namespace bluelm;
+using check::Guarded;
 
 namespace {
 
@@ -26,14 +28,7 @@ void fail(const std::string& what) {
 
 constexpr ggml_type kGgmlTypes[] = {GGML_TYPE_Q4_0, GGML_TYPE_Q4_K, GGML_TYPE_Q6_K, GGML_TYPE_Q8_0};
 
-struct Aligned {
-    std::vector<uint8_t> bytes;
-    uint8_t* data;
-    explicit Aligned(size_t n, size_t offset = 0) : bytes(n + 128 + offset, 0xA5) {
-        const auto address = reinterpret_cast<uintptr_t>(bytes.data());
-        data = bytes.data() + ((address + 63) / 64 * 64 - address) + offset;
-    }
-};
+constexpr size_t kLine = 64;  // what the kernels' own memory is aligned to
 
 struct Case {
     ggml_type type;
@@ -51,11 +46,11 @@ struct Case {
 struct Weights {
     std::vector<uint8_t> blocks;
     std::vector<float> values;  // as ggml reads the blocks [n_out, n_in]
-    Aligned packed;
+    Guarded packed;
     Weights(const Case& c, LlmType type, std::mt19937_64& rng)
         : blocks(ggml_row_size(c.type, c.n_in) * static_cast<size_t>(c.n_out)),
           values(static_cast<size_t>(c.n_out * c.n_in)),
-          packed(static_cast<size_t>(llm_panels(c.n_out)) * llm_panel_bytes(type, c.n_in)) {
+          packed(static_cast<size_t>(llm_panels(c.n_out)) * llm_panel_bytes(type, c.n_in), kLine) {
         // Random bytes are blocks too, all values and scales among them; only what fp16 says is kept finite.
         std::normal_distribution<float> normal;
         for (uint8_t& b : blocks)
@@ -76,7 +71,7 @@ struct Weights {
             }
         }
         ggml_get_type_traits(c.type)->to_float(blocks.data(), values.data(), c.n_out * c.n_in);
-        llm_pack(type, blocks.data(), c.n_out, c.n_in, 0, llm_panels(c.n_out), packed.data);
+        llm_pack(type, Guarded(blocks, 2).data, c.n_out, c.n_in, 0, llm_panels(c.n_out), packed.data);
     }
 };
 
@@ -99,24 +94,26 @@ void check_unpack(const Case& c, LlmType type, const Weights& w) {
 // Runs one level's product, `big` or small, with rows strided and misaligned.
 std::vector<float> run(const LlmKernels& k, bool is_big, const Case& c, LlmType type, const Weights& w,
                        const std::vector<float>& x, int64_t x_stride) {
-    constexpr float kGuard = 1234.5f;
-    std::vector<float> out(static_cast<size_t>(c.n_rows * c.n_out + 64), kGuard);
-    const LlmRows rows = {reinterpret_cast<const char*>(x.data()), c.n_rows, 1,
-                          static_cast<size_t>(x_stride) * 4,       0,        0};
+    const Guarded out(static_cast<size_t>(c.n_rows * c.n_out) * 4, 4);
+    // The last row's padding is not there.
+    const auto n_x = static_cast<size_t>((c.n_rows - 1) * x_stride + c.n_in);
+    const Guarded activations(std::vector<float>(x.data(), x.data() + n_x));
+    const LlmRows rows = {activations.as<char>(), c.n_rows, 1, static_cast<size_t>(x_stride) * 4, 0, 0};
     const int64_t n_panels = llm_panels(c.n_out), n_cells = c.n_in / 32;
     if (is_big) {
-        Aligned work(k.activation_bytes(type, c.n_rows, c.n_in)), scratch(k.scratch_bytes(type, c.n_in));
+        const Guarded work(k.activation_bytes(type, c.n_rows, c.n_in), kLine),
+            scratch(k.scratch_bytes(type, c.n_in), kLine);
         const int64_t groups = (c.n_rows + k.row_group - 1) / k.row_group;
         k.convert(type, rows, c.n_rows, c.n_in, groups / 2, groups, work.data);
         k.convert(type, rows, c.n_rows, c.n_in, 0, groups / 2, work.data);
         const int64_t middle = n_panels / 2;
         for (const auto& [a, b] : {std::pair{middle, n_panels}, std::pair{int64_t{0}, middle}})
             if (a < b)
-                k.big({type, c.n_in, c.n_out, c.n_rows, work.data, w.packed.data, a, b, out.data(),
+                k.big({type, c.n_in, c.n_out, c.n_rows, work.data, w.packed.data, a, b, out.as<float>(),
                        scratch.data});
     } else {
         const size_t row_bytes = llm_small_row_bytes(c.n_in);
-        Aligned work(row_bytes * static_cast<size_t>(c.n_rows));
+        const Guarded work(row_bytes * static_cast<size_t>(c.n_rows), kLine);
         for (int64_t r = 0; r < c.n_rows; ++r) {
             uint8_t* row = work.data + static_cast<size_t>(r) * row_bytes;
             k.quantise(rows[r], c.n_in, n_cells / 2, n_cells, row);
@@ -124,20 +121,18 @@ std::vector<float> run(const LlmKernels& k, bool is_big, const Case& c, LlmType 
         }
         for (int64_t p = 0; p < n_panels; ++p)
             k.small(type, w.packed.data + static_cast<size_t>(p) * llm_panel_bytes(type, c.n_in), c.n_in,
-                    work.data, row_bytes, c.n_rows, out.data() + p * 16, c.n_out,
+                    work.data, row_bytes, c.n_rows, out.as<float>() + p * 16, c.n_out,
                     std::min<int64_t>(16, c.n_out - p * 16));
     }
-    for (size_t i = static_cast<size_t>(c.n_rows * c.n_out); i < out.size(); ++i)
-        if (out[i] != kGuard) fail(std::string(k.name) + " wrote past the end: " + c.name());
-    return out;
+    return {out.as<float>(), out.as<float>() + c.n_rows * c.n_out};
 }
 
 // What quantising the activations may change: each product w * x by w * step / 2, with a step of 1/127 of the
 // largest activation of a group; errors of many terms add up like their squares' root, 6 of these are room
 // enough for any of the millions of results. Weights of 8 bits with shared scales, or bf16, add their own;
 // the big product of avx2 keeps the weights and rounds scales to 1/4000 of a group's largest.
-void check(const LlmKernels& k, bool is_big, const Case& c, const Weights& w, const std::vector<float>& x,
-           int64_t x_stride, const std::vector<float>& got) {
+void check_result(const LlmKernels& k, bool is_big, const Case& c, const Weights& w,
+                  const std::vector<float>& x, int64_t x_stride, const std::vector<float>& got) {
     const bool is_amx = is_big && std::strcmp(k.name, "amx") == 0;
     const bool is_arm = std::strcmp(k.name, "dotprod") == 0 || std::strcmp(k.name, "i8mm") == 0;
     const int64_t group = !is_big || is_amx ? 32 : is_arm ? 256 : 128;
@@ -182,8 +177,8 @@ void check_not_finite(const LlmKernels& k, bool is_big, Case c, LlmType type, co
     const auto index =
         static_cast<size_t>(row * x_stride + static_cast<int64_t>(rng() % static_cast<uint64_t>(c.n_in)));
     const auto clean = run(k, is_big, c, type, w, x, x_stride);
-    for (const float bad :
-         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity()}) {
         x[index] = bad;
         const auto got = run(k, is_big, c, type, w, x, x_stride);
         for (int64_t i = 0; i < c.n_rows * c.n_out; ++i) {
@@ -200,7 +195,8 @@ void check_not_finite(const LlmKernels& k, bool is_big, Case c, LlmType type, co
 }  // namespace
 
 int main(int argc, char** argv) {
-    seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : std::random_device{}();
+    const bool is_given = argc > 1 && std::strcmp(argv[1], "random") != 0;
+    seed = is_given ? std::strtoull(argv[1], nullptr, 10) : std::random_device{}();
     const int rounds = argc > 2 ? std::atoi(argv[2]) : 12;
     std::mt19937_64 rng(seed);
     ggml_init_params params = {1 << 16, nullptr, true};
@@ -242,7 +238,7 @@ int main(int argc, char** argv) {
             const auto plain = run(llm_kernels_reference(), false, c, type, w, x, stride);
             for (const LlmKernels* k : levels) {
                 const auto small = run(*k, false, c, type, w, x, stride);
-                if (i != 6) check(*k, false, c, w, x, stride, small);
+                if (i != 6) check_result(*k, false, c, w, x, stride, small);
                 // The same integers everywhere: only the order of the float sums differs.
                 for (int64_t j = 0; j < c.n_rows * c.n_out; ++j) {
                     double scale = 0;
@@ -258,7 +254,7 @@ int main(int argc, char** argv) {
                 }
                 check_not_finite(*k, false, c, type, w, x, stride, rng);
                 if (!k->big) continue;
-                if (i != 6) check(*k, true, c, w, x, stride, run(*k, true, c, type, w, x, stride));
+                if (i != 6) check_result(*k, true, c, w, x, stride, run(*k, true, c, type, w, x, stride));
                 check_not_finite(*k, true, c, type, w, x, stride, rng);
             }
             ++n_cases;
