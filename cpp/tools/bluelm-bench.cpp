@@ -14,6 +14,7 @@
 #include "bench/roofline.h"
 #include "bench/runner.h"
 #include "bench/synthetic.h"
+#include "bench/system.h"
 #include "bluelm.h"
 #include "llama.h"
 
@@ -35,8 +36,7 @@ int64_t positions(const bench::Job& job) {
 // Said before anything is allocated or written: the weights and the largest KV cache.
 void check_memory(const bench::Options& o, const bench::SyntheticShape* shape,
                   const std::vector<bench::Job>& jobs) {
-    const std::optional<uint64_t> available = bench::available_memory();
-    if (!o.memory_check || !available) return;
+    if (!o.memory_check) return;
     const double weights =
         shape ? static_cast<double>(bench::llm_file_bytes(*shape) + bench::mmproj_file_bytes(*shape))
               : static_cast<double>(file_bytes(o.model) + file_bytes(o.mmproj));
@@ -45,13 +45,7 @@ void check_memory(const bench::Options& o, const bench::SyntheticShape* shape,
     for (const bench::Job& job : jobs) {
         cache = std::max(cache, cost.kv_bytes(positions(job), job.config.type_k, job.config.type_v));
     }
-    if (weights + cache <= static_cast<double>(*available)) return;
-    throw bench::Failure(strf(
-        "%s: %s of memory for the weights and %s for the KV cache, %s are available: take a "
-        "smaller model or fewer tokens, or close other programs (--no-memory-check tries all "
-        "the same)",
-        shape ? strf("--synthetic %s", shape->name).c_str() : "the files", bench::bytes_text(weights).c_str(),
-        bench::bytes_text(cache).c_str(), bench::bytes_text(static_cast<double>(*available)).c_str()));
+    bench::check_memory(shape ? strf("--synthetic %s", shape->name) : "the files", weights, cache);
 }
 
 int run(int argc, char** argv) {

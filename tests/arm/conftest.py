@@ -24,7 +24,7 @@ from bluelm_gguf import Model
 from bluelm_gguf.demo.evaluate import held_out
 from bluelm_gguf.model import demo_paths
 
-from .sample import CPUS, LARGE, QUESTIONS, Answer, Emulate, Question
+from .sample import CPUS, LARGE, QUESTIONS, Answer, Emulate, Emulated, Question
 
 
 @pytest.fixture(scope="session")
@@ -34,14 +34,20 @@ def build() -> Path:
 
 
 @pytest.fixture(scope="session")
-def emulate() -> Emulate:
-    """Runs an aarch64 program: emulate(cpu, path, arguments...)."""
+def emulated() -> Emulated:
+    """The command line that runs an aarch64 program: emulated(cpu, path, arguments...)."""
     emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     assert emulator is not None, "qemu-aarch64 is missing: apt-get install qemu-user-static"
+    return lambda cpu, *command: [emulator, "-cpu", cpu, *map(str, command)]
+
+
+@pytest.fixture(scope="session")
+def emulate(emulated: Emulated) -> Emulate:
+    """Runs an aarch64 program: emulate(cpu, path, arguments...)."""
 
     def run(cpu: str, *command: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-        words = [emulator, "-cpu", cpu, *map(str, command)]
-        return subprocess.run(words, capture_output=True, text=True, check=False, **options)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        return subprocess.run(emulated(cpu, *command), text=True, check=False, **options)
 
     return run
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Emulate = Callable[..., "subprocess.CompletedProcess[str]"]
+Emulated = Callable[..., "list[str]"]
 
 CPUS = {"cortex-a53": "neon", "cortex-a76": "dotprod", "max": "i8mm"}
 """QEMU's name of a CPU, and the level that it runs."""

@@ -60,6 +60,7 @@ void install_signal_handlers() {
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
         struct sigaction action = {};
         action.sa_handler = on_signal;
+        action.sa_flags = SA_RESTART;  // a slow reader loses nothing
         sigemptyset(&action.sa_mask);
         sigaction(signal, &action, nullptr);
     }

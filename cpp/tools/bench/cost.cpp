@@ -43,6 +43,7 @@ LlmCost llm_cost(const gguf_context* gguf) {
     const double kv_heads = number(gguf, arch + ".attention.head_count_kv", heads);
     const double head_dim = number(gguf, arch + ".attention.key_length",
                                    number(gguf, arch + ".embedding_length", 0) / (heads > 0 ? heads : 1));
+    cost.n_ctx_train = static_cast<int64_t>(number(gguf, arch + ".context_length", 0));
     cost.kv_values = 2 * layers * kv_heads * head_dim;
     cost.ops_per_position = 4 * layers * heads * head_dim;
     return cost;

@@ -17,6 +17,7 @@ struct LlmCost {
     double ops_output = 0;        // the output matmul, once for each token whose logits are wanted
     double ops_per_position = 0;  // of attention, per token and position that it looks at
     double kv_values = 0;         // keys and values per position
+    int64_t n_ctx_train = 0;      // positions that the model knows
 
     // Bytes of the KV cache that a token at this position reads.
     double kv_bytes(int64_t positions, ggml_type k, ggml_type v) const;

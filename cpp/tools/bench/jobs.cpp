@@ -1,7 +1,6 @@
 #include "jobs.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "common.h"
 
@@ -24,18 +23,12 @@ std::vector<Config> placements(const Options& o) {
     for (const std::string& mask : masks) {
         Config c;
         c.cpus = parse_cpu_mask(mask);
-        const int cores = physical_cores(c.cpus), cpus = static_cast<int>(c.cpus.size());
+        const int cores = physical_cores(c.cpus);
         std::vector<int> threads = o.threads;
         if (threads.empty())
             threads = o.sweep == Sweep::kThreads ? thread_sweep(cores) : std::vector<int>{cores};
         for (const int n : threads) {
-            if (n > cpus) {
-                std::fprintf(
-                    stderr,
-                    "bluelm-bench: warning: %d threads on %d CPU%s share them: expect less speed and "
-                    "more deviation\n",
-                    n, cpus, cpus == 1 ? "" : "s");
-            }
+            warn_of_threads("bluelm-bench: ", n, c.cpus);
             c.threads = n;
             out.push_back(c);
         }

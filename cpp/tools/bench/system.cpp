@@ -276,6 +276,13 @@ std::string mask_text(const std::vector<Cpu>& cpus) {
     return "0x" + digits;
 }
 
+void warn_of_threads(const char* program, int threads, const std::vector<Cpu>& cpus) {
+    if (threads <= static_cast<int>(cpus.size())) return;
+    std::fprintf(stderr,
+                 "%swarning: %d threads on %zu CPU%s share them: expect less speed and more deviation\n",
+                 program, threads, cpus.size(), cpus.size() == 1 ? "" : "s");
+}
+
 void set_affinity(const std::vector<Cpu>& cpus) {
 #if defined(__linux__)
     cpu_set_t set;
@@ -345,6 +352,16 @@ std::optional<uint64_t> available_memory() {
         take(static_cast<uint64_t>(limit.rlim_cur) > used ? static_cast<uint64_t>(limit.rlim_cur) - used : 0);
     }
     return least;
+}
+
+void check_memory(const std::string& what, double weights, double kv_cache) {
+    const std::optional<uint64_t> available = available_memory();
+    if (!available || weights + kv_cache <= static_cast<double>(*available)) return;
+    throw Failure(strf(
+        "%s: %s of memory for the weights and %s for the KV cache, %s are available: take a smaller model or "
+        "fewer tokens, or close other programs (--no-memory-check tries all the same)",
+        what.c_str(), bytes_text(weights).c_str(), bytes_text(kv_cache).c_str(),
+        bytes_text(static_cast<double>(*available)).c_str()));
 }
 
 std::optional<uint64_t> free_disk(const std::string& directory) {

@@ -33,6 +33,8 @@ std::string cpu_description();
 // thing or names a CPU that this process may not use.
 std::vector<Cpu> parse_cpu_mask(const std::string& text);
 std::string mask_text(const std::vector<Cpu>& cpus);
+// A line on stderr, after `program` ("bluelm-bench: "), where threads have to share CPUs.
+void warn_of_threads(const char* program, int threads, const std::vector<Cpu>& cpus);
 // All threads of this process, and those it will start. Throws Failure.
 void set_affinity(const std::vector<Cpu>& cpus);
 
@@ -40,6 +42,8 @@ std::optional<double> frequency_mhz(const std::vector<Cpu>& cpus);  // now, the 
 std::optional<double> temperature_c();                              // the hottest zone that is a CPU's
 
 std::optional<uint64_t> available_memory();  // bytes: free, the container's and the process's limit
+// Throws Failure where `what` ("the files") needs more than that: bytes of weights and of KV cache.
+void check_memory(const std::string& what, double weights, double kv_cache);
 std::optional<uint64_t> free_disk(const std::string& directory);
 std::optional<uint64_t> peak_rss();
 // Lets peak_rss start again from what is resident now, where the system can (Linux).

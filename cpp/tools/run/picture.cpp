@@ -8,7 +8,7 @@
 #include <memory>
 #include <utility>
 
-#include "bench/common.h"
+#include "../bench/common.h"
 
 // Only what the Python side reads, too. Not TGA: any file might be one.
 #define STB_IMAGE_IMPLEMENTATION

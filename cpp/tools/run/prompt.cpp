@@ -3,7 +3,7 @@
 #include <random>
 #include <utility>
 
-#include "bench/common.h"
+#include "../bench/common.h"
 
 using bench::Failure;
 
