@@ -118,7 +118,7 @@ STOCK ?= build/stock/bin
 
 stock: build/stock/bin/llama-bench
 
-build/stock/bin/llama-bench: $(VENV)/.llama
+build/stock/bin/llama-bench: | $(VENV)/.llama
 	$(BIN)/python scripts/build_stock.py build/stock --cmake $(CMAKE)
 
 bench: $(VENV)/.plot $(STOCK)/llama-bench

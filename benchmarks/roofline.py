@@ -129,16 +129,26 @@ def draw(measured: list[Row], deeper: list[Row], beside: dict[str, Any] | None, 
         axis.plot([peak / bandwidth, high], [peak, peak], color="0.25", lw=2)
         axis.annotate(f"{name} {peak:,.0f}", (high, peak), (-4, 3), textcoords="offset points", ha="right",
                       va="bottom", fontsize=9, color="0.25")  # fmt: skip
-    axis.annotate(f"reading {bandwidth:.0f} GB/s", (1.3, 1.3 * bandwidth), (0, 8), textcoords="offset points",
-                  fontsize=9, color="0.25", ha="left")  # fmt: skip
+    at = highest / bandwidth / 12
+    axis.annotate(f"reading {bandwidth:.0f} GB/s", (at, at * bandwidth), (-10, 6), textcoords="offset points",
+                  ha="right", fontsize=9, color="0.25")  # fmt: skip
     series = [("this library", ours(measured, deeper), "#0b6fb8", "o")]
     if beside is not None:
         series.append(("llama.cpp's own programs", stock(beside), "#c2410c", "s"))
-    placed: list[tuple[float, float]] = []
     for name, points, colour, marker in series:
-        axis.scatter([x for _, x, _ in points], [y for _, _, y in points], s=42, color=colour, marker=marker,
-                     label=name, zorder=3)  # fmt: skip
-        _label(axis, points, colour, placed)
+        axis.scatter(
+            [x for _, x, _ in points],
+            [y for _, _, y in points],
+            s=42,
+            color=colour,
+            marker=marker,
+            label=name,
+            zorder=3,
+        )
+    labels = [(*point, colour) for _, points, colour, _ in series for point in points]
+    bend = highest / bandwidth
+    _label(axis, [label for label in labels if label[1] < bend / 10], 14)
+    _label(axis, [label for label in labels if label[1] >= bend / 10], 4.5e3)
     axis.set(xscale="log", yscale="log", xlim=(low, high))
     bottom = min(y for _, points, _, _ in series for _, _, y in points) / 3
     axis.set_ylim(min(bottom, low * bandwidth), 2 * highest)
@@ -160,15 +170,17 @@ def draw(measured: list[Row], deeper: list[Row], beside: dict[str, Any] | None, 
         plt.close(figure)
 
 
-def _label(axis: Any, points: list[Point], colour: str, placed: list[tuple[float, float]]) -> None:
-    """Names beside the points, moved up or down where another one stands."""
-    for name, x, y in sorted(points, key=lambda point: -point[2]):
-        # A label is about 0.75 decades wide and 0.1 high.
-        at, moved = math.log10(y), False
-        while any(abs(math.log10(x) - px) < 0.75 and abs(at - py) < 0.1 for px, py in placed):
-            at -= 0.03
-            moved = True
-        placed.append((math.log10(x), at))
-        line = {"arrowstyle": "-", "color": colour, "lw": 0.6} if moved else None
-        place = (x * 1.25, 10**at)
-        axis.annotate(name, (x, y), place, color=colour, fontsize=8, va="center", arrowprops=line)
+def _label(axis: Any, points: list[tuple[str, float, float, str]], column: float) -> None:
+    """Names in a column, in the order of their points' heights, each with a line to its point."""
+    height = 0.095  # of a label, in decades
+    points = sorted(points, key=lambda point: point[2])
+    wanted = [math.log10(y) for _, _, y, _ in points]
+    places: list[float] = []
+    for at in wanted:  # from below, each above the one before
+        places.append(max(at, places[-1] + height) if places else at)
+    # What was pushed up comes down by half: the column stays around its points.
+    shift = max((place - at for place, at in zip(places, wanted, strict=True)), default=0) / 2
+    for (name, x, y, colour), place in zip(points, places, strict=True):
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.7}
+        where = (column, 10 ** (place - shift))
+        axis.annotate(name, (x, y), where, color=colour, fontsize=8.5, va="center", arrowprops=line)
