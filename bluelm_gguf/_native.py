@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from . import errors
+from .openmp import short_spins
 
 ABI_VERSION = 2
 MAX_GRIDS = 256
@@ -256,7 +257,8 @@ def load() -> ctypes.CDLL:
     Raises:
         NativeError: missing library, another ABI, or another llama-cpp-python than it was built with.
     """
-    import llama_cpp  # before our own library, see the module docstring
+    with short_spins():
+        import llama_cpp  # before our own library, see the module docstring
 
     path = library_path()
     try:
@@ -320,7 +322,8 @@ def cpu_level() -> str:
 
 def llama_cpp_version() -> str:
     """Version of llama-cpp-python, and with it of llama.cpp."""
-    import llama_cpp
+    with short_spins():
+        import llama_cpp
 
     return str(llama_cpp.__version__)
 

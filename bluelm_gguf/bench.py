@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BluelmError, NativeError
+from .openmp import spin_settings
 
 Row = dict[str, Any]
 
@@ -47,7 +48,10 @@ def program() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """The environment in which the program finds llama-cpp-python's libraries, wherever that is installed."""
+    """The environment in which the program finds llama-cpp-python's libraries, wherever that is installed.
+
+    Its threads wait at barriers as those of `Model` do.
+    """
     directory = os.environ.get("LLAMA_CPP_LIB_PATH")
     if not directory:
         spec = importlib.util.find_spec("llama_cpp")
@@ -56,7 +60,7 @@ def environment() -> dict[str, str]:
         directory = str(Path(spec.origin).parent / "lib")
     name = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
     others = os.environ.get(name)
-    return os.environ | {name: directory + (os.pathsep + others if others else "")}
+    return os.environ | spin_settings() | {name: directory + (os.pathsep + others if others else "")}
 
 
 def run(arguments: Sequence[str]) -> int:

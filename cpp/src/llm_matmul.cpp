@@ -10,7 +10,9 @@ namespace bluelm {
 namespace {
 
 constexpr int64_t kChunksPerThread = 8;  // cores are not equally fast: whoever is done helps the others
-constexpr int64_t kMaxStrip = 16;        // panels; the sums of 512 rows x 256 outputs stay in cache
+constexpr int64_t kMaxShare =
+    8;  // panels: tens of microseconds at most, in which others wait for the last one
+constexpr int64_t kMaxStrip = 16;  // panels; the sums of 512 rows x 256 outputs stay in cache
 
 const LlmKernels& kernels() {
     // Once: a weight that is packed, and the work memory ggml planned for, suit every level, but a level that
@@ -77,7 +79,7 @@ void small_product(const ggml_compute_params& params, const Shape& s, const LlmR
         kernels().quantise(x[r], s.n_in, ith * n_cells / nth, (ith + 1) * n_cells / nth,
                            work + static_cast<size_t>(r) * row_bytes);
     }
-    const int64_t share = std::max<int64_t>(1, s.n_panels / (nth * kChunksPerThread));
+    const int64_t share = std::clamp<int64_t>(s.n_panels / (nth * kChunksPerThread), 1, kMaxShare);
     Chunks chunks(params, runs, (s.n_panels + share - 1) / share);
     ggml_barrier(params.threadpool);
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,17 @@ HEAVY = (
 )  # fmt: skip
 
 
-def _run(code: str) -> str:
+def _process(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, env=kept | env
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
+
+
+def _run(code: str) -> str:
+    return _process(code).stdout
 
 
 def test_import_loads_nothing_heavy() -> None:
@@ -51,6 +57,26 @@ for library in ("libllama", "libggml-base", "libggml-cpu"):
     print(library, len({{l.split(maxsplit=5)[5] for l in lines if f"/{{library}}." in l}}))
 """
     assert _run(code).split() == ["libllama", "1", "libggml-base", "1", "libggml-cpu", "1"]
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+    ids=["default", "spin count of the user", "policy of the user"],
+)
+def test_openmp_spins_briefly_unless_the_user_says_otherwise(env, expected) -> None:
+    code = """
+import os
+before = dict(os.environ)
+from bluelm_gguf import _native
+_native.load()
+assert os.environ == before
+print("libgomp" in open("/proc/self/maps").read() if os.path.exists("/proc/self/maps") else False)
+"""
+    done = _process(code, OMP_DISPLAY_ENV="verbose", **env)
+    if done.stdout.strip() != "True":
+        pytest.skip("this llama.cpp has another OpenMP, or none")
+    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr
 
 
 def test_every_public_name_is_there() -> None:
