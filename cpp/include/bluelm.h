@@ -280,13 +280,16 @@ BLUELM_API bluelm_status bluelm_prefill_embd(struct llama_context* ctx, const bl
 
 // Puts this library's matmul kernels into llama.cpp's CPU backend and turns them on: models that any user of
 // the same llama.cpp loads from now on keep their Q4_0, Q4_K, Q6_K and Q8_0 matrices in an order of our own
-// (instead of llama.cpp's repacked one), and compute with them. Nothing changes for models loaded before.
+// (instead of llama.cpp's repacked one), and compute with them. Matrices of models loaded before stay as they
+// are; attention has no weights, and all models compute it with our kernels from their next llama_decode on.
 // Thread-safe, may be called again. The environment variable BLUELM_LLM_KERNELS=0 keeps them off, and so does
 // a CPU for which there is nothing faster than llama.cpp's own.
 // Errors: UNSUPPORTED where this llama.cpp lets no kernels in, or where it loaded a model before;
 // INVALID_ARGUMENT for a BLUELM_CPU_LEVEL this CPU does not have. llama.cpp runs on as it is then.
 BLUELM_API bluelm_status bluelm_llm_kernels_register(void);
-// Turns them off, or on again, for models loaded from now on.
+// Turns them off, or on again: matmuls for models loaded from now on, since one that is loaded keeps its
+// matrices in the order they were loaded in and computes with the kernels for it; attention for all models,
+// from their next llama_decode on.
 BLUELM_API bluelm_status bluelm_llm_kernels_enable(bool is_on);
 // "amx", "avx512-vnni", ...; "" where they are off. Static.
 BLUELM_API const char* bluelm_llm_kernels_name(void);

