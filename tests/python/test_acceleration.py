@@ -210,7 +210,7 @@ def test_fidelity_of_prefill_and_decoding(f32: Path, n_ubatch: int) -> None:
 def test_switching_leaves_loaded_models_usable(
     quantised: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As bluelm.h says: matmuls stay what they were when the model was loaded, attention follows the switch."""
+    """As bluelm.h says: matmuls stay what they were at loading, attention follows the switch."""
     lib, path = _native.load(), quantised["Q4_K_M"]
     tokens = np.random.default_rng(1).integers(0, 250, 200).tolist()
 
