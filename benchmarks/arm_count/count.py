@@ -1,14 +1,16 @@
 """Counts instructions on emulated Arm CPUs: libbluelm beside llama.cpp alone, and writes docs/arm-count.md.
 
     make arm-count
-    python benchmarks/arm_count/count.py BUILD_DIRECTORY [--ours]
+    python benchmarks/arm_count/count.py BUILD_DIRECTORY [--ours] [--work prefill,decode] [--levels i8mm]
 
 Per encoder layer: one 384x384 picture through SigLIP-so400m/14-384 at full width, with one layer and with
 two; the difference is one layer over 729 tokens. Per prefilled token: the same with a layer of a 2.7B Llama
-(hidden 2560, FFN 6912) over 64 tokens, divided by 64. One thread. Weights are random, which changes
-nothing. A count is exact and repeats; it is no time: it says nothing about cache misses, bandwidth, or how
-many instructions a core finishes per cycle. llvm-mca's cycles (a model of the core, everything in the
-first-level cache) are added where an llvm-mca is found that has models of late cores.
+(hidden 2560, FFN 6912) over a chunk of 64 tokens, divided by 64; per decoded token: 16 tokens, one by one,
+at the 17th to 32nd place. Both sides arrange weights when they load them; runs that do the work twice, less
+runs that do it once, leave that out. One thread. Weights are random, which changes nothing. A count is exact
+and repeats; it is no time: it says nothing about cache misses, bandwidth, or how many instructions a core
+finishes per cycle. llvm-mca's cycles (a model of the core, everything in the first-level cache) are added
+where an llvm-mca is found that has models of late cores.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +39,16 @@ FIGURES = PAGE.with_suffix(".json")
 BEGIN, END = "<!-- counted: begin -->", "<!-- counted: end -->"
 LEVELS = {"neon": "cortex-a53", "dotprod": "cortex-a76", "i8mm": "max"}  # and QEMU's CPU
 N_TOKENS = 64
+N_DECODED = 16
 NARROW = 64
 HIDDEN, FFN, HEADS = 2560, 6912, 20
 TILE_MACS = 729 * (4 * 1152 * 1152 + 2 * 1152 * 4304 + 2 * 729 * 1152)  # of one encoder layer
 TOKEN_MACS = 4 * HIDDEN * HIDDEN + 3 * HIDDEN * FFN  # of one LLM layer, without attention
+WORK = {
+    "encoder": ("one encoder layer, one tile", TILE_MACS),
+    "prefill": ("one LLM layer, per prefilled token", TOKEN_MACS),
+    "decode": ("one LLM layer, per decoded token", TOKEN_MACS),
+}
 
 
 def write_llm(path: Path, file_type: str, n_layer: int, hidden: int = HIDDEN, ffn: int = FFN) -> Path:
@@ -126,36 +135,46 @@ def contenders(d: Path) -> list[Contender]:
     }
     alone, bench = "count/{level}/stock", "bin/{level}/bluelm-bench"
     plain = ("-t", 1, "--no-warmup", "--no-memory-check", "-o", "json", "-r")
-    prefill = ("-p", N_TOKENS, "--chunk", N_TOKENS, *plain, 1)
 
     def pictures(n: int) -> tuple[tuple[object, ...], tuple[object, ...]]:
         one, two = (("-m", tiny, "--mmproj", o, "--image", "384x384", *plain, n) for o in ours)
         return one, two
 
+    def prefill(n: int) -> tuple[tuple[object, ...], tuple[object, ...]]:
+        one, two = (("-m", m, "-p", N_TOKENS, "--chunk", N_TOKENS, *plain, n) for m in llm)
+        return one, two
+
+    def decode(n: int) -> tuple[tuple[object, ...], tuple[object, ...]]:
+        one, two = (("-m", m, "-p", 0, "-n", n, *plain, 1) for m in llm)
+        return one, two
+
+    def stock_prefill(n: int) -> tuple[tuple[object, ...], tuple[object, ...]]:
+        one, two = (("prefill", m, N_TOKENS, n) for m in llm)
+        return one, two
+
+    def stock_decode(n: int) -> tuple[tuple[object, ...], tuple[object, ...]]:
+        one, two = (("decode", m, n) for m in llm)
+        return one, two
+
+    once, twice = N_DECODED, 2 * N_DECODED
     return [
         *(
             Contender("encoder", f"llama.cpp, {k.upper()}", alone, (("encode", tiny, a), ("encode", tiny, b)))
             for k, (a, b) in stock.items()
         ),
-        Contender(
-            # Loading arranges the weights, once: two pictures against one leave it out.
-            "encoder", "bluelm, Q8_0", bench, pictures(2), once_less=pictures(1),
-        ),
-        Contender(
-            "prefill", "llama.cpp, Q4_0", alone,
-            (("prefill", llm[0], N_TOKENS), ("prefill", llm[1], N_TOKENS)), N_TOKENS,
-        ),
-        Contender(
-            "prefill", "bluelm, Q4_0", bench, (("-m", llm[0], *prefill), ("-m", llm[1], *prefill)), N_TOKENS
-        ),
+        Contender("encoder", "bluelm, Q8_0", bench, pictures(2), once_less=pictures(1)),
+        Contender("prefill", "llama.cpp, Q4_0", alone, stock_prefill(2), N_TOKENS, stock_prefill(1)),
+        Contender("prefill", "bluelm, Q4_0", bench, prefill(2), N_TOKENS, prefill(1)),
+        Contender("decode", "llama.cpp, Q4_0", alone, stock_decode(twice), once, stock_decode(once)),
+        Contender("decode", "bluelm, Q4_0", bench, decode(twice), once, decode(once)),
     ]  # fmt: skip
 
 
 Counts = dict[str, dict[str, dict[str, float]]]  # work, who, level: instructions of a layer (and token)
 
 
-def measure(build: Path, known: Counts) -> Counts:
-    """Counts what is not known yet, as many runs at a time as there are cores."""
+def measure(build: Path, known: Counts, is_wanted: Callable[[Contender, str], bool]) -> None:
+    """Counts what is wanted, as many runs at a time as there are cores; each figure is kept at once."""
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(os.cpu_count()) as pool:
         d = Path(directory)
         counter = Counter(build, compile_plugin(d))
@@ -167,31 +186,31 @@ def measure(build: Path, known: Counts) -> Counts:
             )
             for c in contenders(d)
             for level in LEVELS
-            if level not in known.get(c.work, {}).get(c.who, {})
+            if is_wanted(c, level)
         ]
         for c, level, futures in runs:
             less, more, *without = (f.result() for f in futures)
             count = (more - less - (without[1] - without[0] if without else 0)) / c.per
             known.setdefault(c.work, {}).setdefault(c.who, {})[level] = count
+            FIGURES.write_text(json.dumps(known, indent=1) + "\n")
             print(f"{c.work}, {c.who}, {level}: {count:,.0f}", file=sys.stderr, flush=True)
-    return known
 
 
 def table(counts: Counts) -> str:
     """Markdown: millions of instructions, and multiply-adds per instruction."""
     lines = []
-    for work, what, macs in (
-        ("encoder", "one encoder layer, one tile", TILE_MACS),
-        ("prefill", "one LLM layer, per prefilled token", TOKEN_MACS),
-    ):
+    for work, (what, macs) in WORK.items():
         lines += [
             f"Millions of instructions for {what} (in brackets: multiply-adds per instruction):",
             "",
             "| | " + " | ".join(LEVELS) + " |",
             "|---|" + "---:|" * len(LEVELS),
         ]
-        for who, found in counts[work].items():
-            cells = [f"{found[level] / 1e6:,.1f} ({macs / found[level]:.1f})" for level in LEVELS]
+        for who, found in sorted(counts.get(work, {}).items(), reverse=True):  # llama.cpp above bluelm
+            cells = [
+                f"{found[level] / 1e6:,.1f} ({macs / found[level]:.1f})" if level in found else "–"
+                for level in LEVELS
+            ]
             lines.append(f"| {who} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -201,18 +220,26 @@ def main() -> None:
     """Counts and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("build", type=Path, help="of the preset linux-aarch64-static with BLUELM_COUNT=ON")
-    parser.add_argument(
-        "--ours", action="store_true", help=f"count bluelm only; llama.cpp's rows are those in {FIGURES.name}"
-    )
+    parser.add_argument("--ours", action="store_true", help="count bluelm only; llama.cpp's figures stay")
+    for name, all_of_them in (("work", list(WORK)), ("levels", list(LEVELS))):
+        parser.add_argument(
+            f"--{name}", type=lambda text: text.split(","), default=all_of_them, metavar="NAME[,NAME]",
+            help=f"of {', '.join(all_of_them)}: count these only, the others' figures stay",
+        )  # fmt: skip
     options = parser.parse_args()
-    if options.ours and not FIGURES.is_file():
-        parser.error(f"{FIGURES}: not there; leave out --ours to count llama.cpp, too")
-    known: Counts = json.loads(FIGURES.read_text()) if options.ours else {}
-    for rows in known.values():
-        for who in [who for who in rows if who.startswith("bluelm")]:
-            del rows[who]
-    counts = measure(options.build, known)
-    FIGURES.write_text(json.dumps(counts, indent=1) + "\n")
+    for name in (*options.work, *options.levels):
+        if name not in (*WORK, *LEVELS):
+            parser.error(f"{name}: there are {', '.join(WORK)} and {', '.join(LEVELS)}")
+    counts: Counts = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}
+    measure(
+        options.build,
+        counts,
+        lambda c, level: (
+            c.work in options.work
+            and level in options.levels
+            and (c.who.startswith("bluelm") or not options.ours)
+        ),
+    )
     text = table(counts) + "\n" + mca.table(options.build)
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)

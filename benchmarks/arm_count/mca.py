@@ -125,9 +125,14 @@ def table(build: Path) -> str:
     kernels: list[tuple[str, Loop]] = []
     for archive, wanted in STOCK.items():
         kernels += [(f"llama.cpp, {name}", loop) for name, loop in best(build / archive, wanted).items()]
-    for path in sorted(build.glob("CMakeFiles/bluelm_objects.dir/cpp/src/kernels/matmul_*.o")):
+    objects = build / "CMakeFiles/bluelm_objects.dir/cpp/src/kernels"
+    for path in (*sorted(objects.glob("matmul_*.o")), *sorted(objects.glob("llm_big_*.o"))):
         file = path.name.split(".")[0]
-        kernels += [(f"bluelm, {file}.cpp {name}", loop) for name, loop in best(path).items()]
+        kernels += [
+            (f"bluelm, {file}.cpp {name}", loop)
+            for name, loop in best(path).items()
+            if file.startswith("matmul") or name == "multiply"
+        ]
     lines = [
         "Multiply-adds per cycle of the inner loops by llvm-mca (in brackets: cycles and instructions of an "
         "iteration):",
