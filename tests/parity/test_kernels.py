@@ -91,6 +91,31 @@ def test_each_level_equals_torch(
         assert cosine(result, expected) > 0.999
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("name", "file_type"), [("default", "f32"), ("feature_layer", "q8_0"), ("norms", "bf16")]
+)
+def test_patch_embedding_at_each_level(
+    name: str,
+    file_type: str,
+    level: str,
+    make_model: Callable[..., Any],
+    make_mmproj: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In float32 arithmetic at every level, whatever the file's type; by any number of threads."""
+    model, seed = make_model(name), int(np.random.default_rng().integers(1 << 30))
+    tiles = random_tiles(3, model.config["vision_config"]["image_size"], seed)
+    expected = dequantised(model, file_type).stages(tiles)["patch_embd"].numpy()
+    monkeypatch.setenv("BLUELM_CPU_LEVEL", level)
+    results = []
+    for threads in 1, 3:
+        with NativeVision(make_mmproj(name, file_type), n_threads=threads, batch=2) as vision:
+            results.append(vision.dump(tiles, "patch_embd", expected.shape))
+    assert relative_error(results[0], expected) < tolerance("patch_embd", "f32"), f"seed {seed}"
+    assert np.array_equal(results[1], results[0]), f"seed {seed}"
+
+
 @pytest.mark.parametrize("activations", ["int8", "float"])
 @pytest.mark.parametrize("file_type", ["f32", "f16", "bf16", "q8_0", "q4_0"])
 def test_streamed_weights_change_nothing(

@@ -23,7 +23,7 @@ _BF16 = {
     "projector": 2.5e-2,
 }
 # Matmul inputs are quantised to 8 bits with one scale per token (by ggml: per 32 values): up to 1/254 of the
-# largest value each, anew in front of each of the six matmuls of a block. (The patch embedding is F16 here.)
+# largest value each, anew in front of each of the six matmuls of a block. (ggml's patch embedding: F16.)
 _Q8_0 = {"pixels": 0.0, "patch_embd": 8e-4, "layer": 5e-2, "post_ln": 5e-2, "merged": 5e-2, "projector": 9e-2}
 
 TOLERANCES: dict[str, dict[str, float]] = {
