@@ -6,6 +6,7 @@ kept in DIRECTORY and used again.
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -16,20 +17,42 @@ kind, threads, layers, outliers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]
 logging.disable(logging.INFO)
 
 
-def convert() -> ov.Model:
-    """The common network, quantised if it is to be."""
-    import nncf
+def path_of(name: str) -> Path:
+    """Where a model is kept."""
+    return Path(sys.argv[5]) / f"openvino-{name}-{layers}-{outliers:g}.xml"
+
+
+def save(model: ov.Model, path: Path) -> None:
+    """Both files under their own names when they are complete."""
+    part = path.with_name("part.xml")
+    ov.save_model(model, part, compress_to_fp16=False)
+    part.with_suffix(".bin").replace(path.with_suffix(".bin"))
+    part.replace(path)
+
+
+def make_f32() -> None:
+    """The common network."""
     import torch
-    from network import network, pixels_of
+    from network import network
 
     with torch.no_grad():
-        model = ov.convert_model(network(layers, outliers), example_input=torch.zeros(1, 3, 384, 384))
+        save(
+            ov.convert_model(network(layers, outliers), example_input=torch.zeros(1, 3, 384, 384)),
+            path_of("f32"),
+        )
+
+
+def make_quantised() -> None:
+    """int8 or int4 from float32."""
+    import nncf
+
+    model = ov.Core().read_model(path_of("f32"))
     if kind == "int8":
         pictures = [pixels_of(tiles(1, seed)) for seed in range(1, 9)]
         model = nncf.quantize(
             model, nncf.Dataset(pictures), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(pictures)
         )
-    elif kind == "int4":
+    else:
         smaller_groups = nncf.AdvancedCompressionParameters(
             group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
         )
@@ -37,16 +60,23 @@ def convert() -> ov.Model:
             model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=128, ratio=1.0, all_layers=True,
             advanced_parameters=smaller_groups,
         )  # fmt: skip
-    return model
+    save(model, path_of(kind))
+
+
+def pixels_of(pictures):
+    """As in network.py, without torch."""
+    return pictures.transpose(0, 3, 1, 2).astype("float32") / 127.5 - 1
 
 
 # f32 and bf16 are the same file: the precision is chosen when it is compiled.
-kept = Path(sys.argv[5]) / f"openvino-{'f32' if kind == 'bf16' else kind}-{layers}-{outliers:g}.xml"
+kept = path_of("f32" if kind == "bf16" else kind)
 if not kept.exists():
-    part = kept.with_name("part.xml")
-    ov.save_model(convert(), part, compress_to_fp16=False)
-    part.with_suffix(".bin").replace(kept.with_suffix(".bin"))
-    part.replace(kept)
+    if path_of("f32").exists():
+        make_quantised()
+    else:
+        make_f32()
+    # Started anew, the process is rid of gigabytes that this took.
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 core = ov.Core()
 config = {
     "INFERENCE_NUM_THREADS": threads,
@@ -56,13 +86,4 @@ config = {
 compiled = core.compile_model(core.read_model(kept), "CPU", config)
 
 
-def encode(pictures):
-    return compiled(pixels_of(pictures))[0]
-
-
-def pixels_of(pictures):
-    """As in network.py, without torch."""
-    return pictures.transpose(0, 3, 1, 2).astype("float32") / 127.5 - 1
-
-
-serve(encode)
+serve(lambda pictures: compiled(pixels_of(pictures))[0])

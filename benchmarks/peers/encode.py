@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--tiles", nargs="+", type=int, default=[1, 9])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layers", type=int, default=27, help="fewer for a quick look")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ours", nargs="*", default=list(OURS), help="types of our mmproj")
     parser.add_argument("--stock-types", nargs="*", default=list(STOCK), help="types of llama.cpp's mmproj")
     parser.add_argument("--torch", nargs="*", default=["bf16"])
