@@ -159,7 +159,7 @@ typedef struct bluelm_vision_params {
     int32_t n_threads;    // <= 0: the number of physical cores
     int32_t batch;        // tiles per ViT run, 1..17 (paper section 3.3: 4)
     int32_t pipeline;     // 1: patch embedding of the next batch overlaps the ViT of this one
-    int32_t use_repack;   // 1: own kernels and rearranged weights where this CPU has them; 0: plain ggml
+    int32_t use_repack;   // 1: own kernels, with rearranged weights; 0: plain ggml, the reference
     int32_t weights;      // BLUELM_WEIGHTS_*
     int32_t activations;  // BLUELM_ACTIVATIONS_*
 } bluelm_vision_params;
@@ -203,7 +203,7 @@ typedef struct bluelm_vision_profile {
     double ffn_down_ms;
     double projector_ms;    // last norm, downsampler, projector
     double pack_ms;         // reading and arranging weights (STREAMED)
-    double graph_ms;        // blocks and projector as one ggml graph, where there are no own kernels
+    double graph_ms;        // blocks and projector as one ggml graph (use_repack = 0)
     double total_ms;        // wall time of the call
     int64_t multiply_adds;  // in matmuls and attention, padding not counted
     int32_t n_tiles, n_batches, n_threads;
