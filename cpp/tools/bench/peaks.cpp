@@ -21,8 +21,24 @@ namespace {
 volatile float source = 1e-3f;
 volatile float sink;
 
-// Ten independent accumulators cover the latency of every instruction here (4 or 5 cycles, two a cycle).
-#define BENCH_TEN(step) step(0) step(1) step(2) step(3) step(4) step(5) step(6) step(7) step(8) step(9)
+// Defines `sum`, a Vector: BENCH_STEP(c) on each accumulator c, n times over, then all of them added up. Ten
+// independent accumulators cover the latency of every instruction here (4 or 5 cycles, two a cycle).
+#define BENCH_LOOP(Vector, set, add)                                                                  \
+    Vector c0 = set(0), c1 = set(1), c2 = set(2), c3 = set(3), c4 = set(4), c5 = set(5), c6 = set(6), \
+           c7 = set(7), c8 = set(8), c9 = set(9);                                                     \
+    for (int64_t k = 0; k < n; ++k) {                                                                 \
+        BENCH_STEP(c0);                                                                               \
+        BENCH_STEP(c1);                                                                               \
+        BENCH_STEP(c2);                                                                               \
+        BENCH_STEP(c3);                                                                               \
+        BENCH_STEP(c4);                                                                               \
+        BENCH_STEP(c5);                                                                               \
+        BENCH_STEP(c6);                                                                               \
+        BENCH_STEP(c7);                                                                               \
+        BENCH_STEP(c8);                                                                               \
+        BENCH_STEP(c9);                                                                               \
+    }                                                                                                 \
+    const Vector sum = add(add(add(add(c0, c1), add(c2, c3)), add(add(c4, c5), add(c6, c7))), add(c8, c9));
 
 #if defined(__x86_64__)
 
@@ -31,96 +47,52 @@ volatile float sink;
 
 BENCH_X86(f32_avx512, "avx512f") {
     const __m512 a = _mm512_set1_ps(source), b = _mm512_set1_ps(source);
-#define BENCH_STEP(i) __m512 c##i = _mm512_set1_ps(i);
-    BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    for (int64_t k = 0; k < n; ++k) {
-#define BENCH_STEP(i) c##i = _mm512_fmadd_ps(a, b, c##i);
-        BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    }
-    __m512 sum = _mm512_setzero_ps();
-#define BENCH_STEP(i) sum = _mm512_add_ps(sum, c##i);
-    BENCH_TEN(BENCH_STEP)
+#define BENCH_STEP(c) c = _mm512_fmadd_ps(a, b, c)
+    BENCH_LOOP(__m512, _mm512_set1_ps, _mm512_add_ps)
 #undef BENCH_STEP
     sink = _mm_cvtss_f32(_mm512_castps512_ps128(sum));
 }
 
 BENCH_X86(f32_avx2, "avx2,fma") {
     const __m256 a = _mm256_set1_ps(source), b = _mm256_set1_ps(source);
-#define BENCH_STEP(i) __m256 c##i = _mm256_set1_ps(i);
-    BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    for (int64_t k = 0; k < n; ++k) {
-#define BENCH_STEP(i) c##i = _mm256_fmadd_ps(a, b, c##i);
-        BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    }
-    __m256 sum = _mm256_setzero_ps();
-#define BENCH_STEP(i) sum = _mm256_add_ps(sum, c##i);
-    BENCH_TEN(BENCH_STEP)
+#define BENCH_STEP(c) c = _mm256_fmadd_ps(a, b, c)
+    BENCH_LOOP(__m256, _mm256_set1_ps, _mm256_add_ps)
 #undef BENCH_STEP
     sink = _mm256_cvtss_f32(sum);
 }
 
 void f32_sse2(int64_t n) {
     const __m128 a = _mm_set1_ps(source), b = _mm_set1_ps(source);
-#define BENCH_STEP(i) __m128 c##i = _mm_set1_ps(i);
-    BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    for (int64_t k = 0; k < n; ++k) {
-        // The product is made anew for every accumulator, as a matmul would have to.
-#define BENCH_STEP(i)                                    \
-    {                                                    \
-        __m128 product = a;                              \
-        __asm__("" : "+x"(product));                     \
-        c##i = _mm_add_ps(c##i, _mm_mul_ps(product, b)); \
+    // The product is made anew for every accumulator, as a matmul would have to.
+#define BENCH_STEP(c)                              \
+    {                                              \
+        __m128 product = a;                        \
+        __asm__("" : "+x"(product));               \
+        c = _mm_add_ps(c, _mm_mul_ps(product, b)); \
     }
-        BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    }
-    __m128 sum = _mm_setzero_ps();
-#define BENCH_STEP(i) sum = _mm_add_ps(sum, c##i);
-    BENCH_TEN(BENCH_STEP)
+    BENCH_LOOP(__m128, _mm_set1_ps, _mm_add_ps)
 #undef BENCH_STEP
     sink = _mm_cvtss_f32(sum);
 }
 
 BENCH_X86(int8_vnni512, "avx512f,avx512vnni") {
-    const __m512i a = _mm512_set1_epi32(static_cast<int>(source * 5e6f)), b = a;
-#define BENCH_STEP(i) __m512i c##i = _mm512_set1_epi32(i);
-    BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    for (int64_t k = 0; k < n; ++k) {
-#define BENCH_STEP(i) c##i = _mm512_dpbusd_epi32(c##i, a, b);
-        BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    }
-    __m512i sum = _mm512_setzero_si512();
-#define BENCH_STEP(i) sum = _mm512_add_epi32(sum, c##i);
-    BENCH_TEN(BENCH_STEP)
+    const __m512i a = _mm512_set1_epi32(static_cast<int>(source * 5e6f));
+    // Not the intrinsic: GCC 12 copies every accumulator twice around it.
+#define BENCH_STEP(c) __asm__("vpdpbusd %1, %1, %0" : "+v"(c) : "v"(a))
+    BENCH_LOOP(__m512i, _mm512_set1_epi32, _mm512_add_epi32)
 #undef BENCH_STEP
     sink = static_cast<float>(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum)));
 }
 
 BENCH_X86(int8_avx2, "avx2") {
     const __m256i a = _mm256_set1_epi32(static_cast<int>(source * 5e6f)), ones = _mm256_set1_epi16(1);
-#define BENCH_STEP(i) __m256i c##i = _mm256_set1_epi32(i);
-    BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    for (int64_t k = 0; k < n; ++k) {
-#define BENCH_STEP(i)                                                                       \
-    {                                                                                       \
-        __m256i x = a;                                                                      \
-        __asm__("" : "+x"(x));                                                              \
-        c##i = _mm256_add_epi32(c##i, _mm256_madd_epi16(_mm256_maddubs_epi16(x, a), ones)); \
+#define BENCH_STEP(c)                                                                 \
+    {                                                                                 \
+        __m256i x = a;                                                                \
+        __asm__("" : "+x"(x));                                                        \
+        c = _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(x, a), ones)); \
     }
-        BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    }
-    __m256i sum = _mm256_setzero_si256();
-#define BENCH_STEP(i) sum = _mm256_add_epi32(sum, c##i);
-    BENCH_TEN(BENCH_STEP)
+    BENCH_LOOP(__m256i, _mm256_set1_epi32, _mm256_add_epi32)
 #undef BENCH_STEP
     sink = static_cast<float>(_mm256_extract_epi32(sum, 0));
 }
@@ -128,17 +100,8 @@ BENCH_X86(int8_avx2, "avx2") {
 // vpdpbusd of the VEX kind, written as the encoding's mnemonic: not every compiler has the intrinsic.
 BENCH_X86(int8_avxvnni, "avx2") {
     const __m256i a = _mm256_set1_epi32(static_cast<int>(source * 5e6f));
-#define BENCH_STEP(i) __m256i c##i = _mm256_set1_epi32(i);
-    BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    for (int64_t k = 0; k < n; ++k) {
-#define BENCH_STEP(i) __asm__("%{vex%} vpdpbusd %1, %1, %0" : "+x"(c##i) : "x"(a));
-        BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    }
-    __m256i sum = _mm256_setzero_si256();
-#define BENCH_STEP(i) sum = _mm256_add_epi32(sum, c##i);
-    BENCH_TEN(BENCH_STEP)
+#define BENCH_STEP(c) __asm__("%{vex%} vpdpbusd %1, %1, %0" : "+x"(c) : "x"(a))
+    BENCH_LOOP(__m256i, _mm256_set1_epi32, _mm256_add_epi32)
 #undef BENCH_STEP
     sink = static_cast<float>(_mm256_extract_epi32(sum, 0));
 }
@@ -241,17 +204,8 @@ __attribute__((target("avx2"))) uint64_t sum_avx2(const uint64_t* words, int64_t
 
 void f32_neon(int64_t n) {
     const float32x4_t a = vdupq_n_f32(source), b = a;
-#define BENCH_STEP(i) float32x4_t c##i = vdupq_n_f32(i);
-    BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    for (int64_t k = 0; k < n; ++k) {
-#define BENCH_STEP(i) c##i = vfmaq_f32(c##i, a, b);
-        BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    }
-    float32x4_t sum = vdupq_n_f32(0);
-#define BENCH_STEP(i) sum = vaddq_f32(sum, c##i);
-    BENCH_TEN(BENCH_STEP)
+#define BENCH_STEP(c) c = vfmaq_f32(c, a, b)
+    BENCH_LOOP(float32x4_t, vdupq_n_f32, vaddq_f32)
 #undef BENCH_STEP
     sink = vaddvq_f32(sum);
 }
@@ -259,23 +213,14 @@ void f32_neon(int64_t n) {
 // 16 products in 16 bits, added in pairs into 32.
 void int8_neon(int64_t n) {
     const int8x16_t a = vdupq_n_s8(static_cast<int8_t>(source * 1e4f));
-#define BENCH_STEP(i) int32x4_t c##i = vdupq_n_s32(i);
-    BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    for (int64_t k = 0; k < n; ++k) {
-#define BENCH_STEP(i)                                                              \
-    {                                                                              \
-        int8x16_t x = a;                                                           \
-        __asm__("" : "+w"(x));                                                     \
-        const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(a));            \
-        c##i = vpadalq_s16(c##i, vmlal_s8(low, vget_high_s8(x), vget_high_s8(a))); \
+#define BENCH_STEP(c)                                                        \
+    {                                                                        \
+        int8x16_t x = a;                                                     \
+        __asm__("" : "+w"(x));                                               \
+        const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(a));      \
+        c = vpadalq_s16(c, vmlal_s8(low, vget_high_s8(x), vget_high_s8(a))); \
     }
-        BENCH_TEN(BENCH_STEP)
-#undef BENCH_STEP
-    }
-    int32x4_t sum = vdupq_n_s32(0);
-#define BENCH_STEP(i) sum = vaddq_s32(sum, c##i);
-    BENCH_TEN(BENCH_STEP)
+    BENCH_LOOP(int32x4_t, vdupq_n_s32, vaddq_s32)
 #undef BENCH_STEP
     sink = static_cast<float>(vaddvq_s32(sum));
 }

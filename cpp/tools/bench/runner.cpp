@@ -46,6 +46,18 @@ void prefill(llama_context* ctx, const Config& c, const std::vector<int32_t>& to
     llama_set_abort_callback(ctx, [](void*) { return stop_signal() != 0; }, nullptr);
 }
 
+// Leaves the tokens `before` in the context, and nothing else: by cutting off what came after them or, where
+// the model's memory cannot be cut, from the start.
+void go_back(llama_context* ctx, const Config& c, const std::vector<int32_t>& before) {
+    const llama_memory_t memory = llama_get_memory(ctx);
+    const auto depth = static_cast<llama_pos>(before.size());
+    if (depth > 0 && llama_memory_seq_pos_max(memory, 0) >= depth - 1 &&
+        llama_memory_seq_rm(memory, 0, depth, -1))
+        return;
+    llama_memory_clear(memory, false);
+    if (depth > 0) prefill(ctx, c, before, 0, false);
+}
+
 void decode_one(llama_context* ctx, int32_t token) {
     const int32_t status = llama_decode(ctx, llama_batch_get_one(&token, 1));
     check_stopped();
@@ -250,23 +262,14 @@ void Runner::measure_image(const Job& job, Result& r) {
 void Runner::measure_prompt(const Job& job, Result& r) {
     const int n = job.n_prompt, depth = job.n_depth;
     const Llm::Context ctx = llm_->make_context(job.config, depth + n);
-    const llama_memory_t memory = llama_get_memory(ctx.get());
     const std::vector<int32_t> tokens = random_tokens(n, llm_->n_vocab());
     const std::vector<int32_t> before = random_tokens(depth, llm_->n_vocab());
     const LlmCost& cost = llm_->cost();
     r.units = n;
     r.unit = "t";
     r.ops = n * (cost.ops_per_token + cost.ops_per_position * (depth + 0.5 * n)) + cost.ops_output;
-    // Back to `depth` positions; where the model's memory cannot be cut, from the start.
-    const auto rewind = [&] {
-        if (depth > 0 && llama_memory_seq_pos_max(memory, 0) >= depth &&
-            llama_memory_seq_rm(memory, 0, depth, -1))
-            return;
-        llama_memory_clear(memory, false);
-        if (depth > 0) prefill(ctx.get(), job.config, before, 0, false);
-    };
     const auto run = [&] {
-        rewind();
+        go_back(ctx.get(), job.config, before);
         Stopwatch running;
         prefill(ctx.get(), job.config, tokens, depth, true);
         return running.ms();
@@ -278,7 +281,6 @@ void Runner::measure_prompt(const Job& job, Result& r) {
 void Runner::measure_generate(const Job& job, Result& r) {
     const int n = job.n_gen, depth = job.n_depth;
     const Llm::Context ctx = llm_->make_context(job.config, depth + n);
-    const llama_memory_t memory = llama_get_memory(ctx.get());
     const std::vector<int32_t> tokens = random_tokens(n, llm_->n_vocab());
     const std::vector<int32_t> before = random_tokens(depth, llm_->n_vocab());
     const LlmCost& cost = llm_->cost();
@@ -288,11 +290,7 @@ void Runner::measure_generate(const Job& job, Result& r) {
                    cost.kv_bytes(depth, job.config.type_k, job.config.type_v)) +
               cost.kv_bytes(int64_t(n) * n / 2, job.config.type_k, job.config.type_v);
     const auto run = [&](int count) {
-        if (depth == 0 || llama_memory_seq_pos_max(memory, 0) < depth - 1 ||
-            !llama_memory_seq_rm(memory, 0, depth, -1)) {
-            llama_memory_clear(memory, false);
-            if (depth > 0) prefill(ctx.get(), job.config, before, 0, false);
-        }
+        go_back(ctx.get(), job.config, before);
         Stopwatch running;
         for (int i = 0; i < count; ++i) decode_one(ctx.get(), tokens[static_cast<size_t>(i)]);
         return running.ms();
