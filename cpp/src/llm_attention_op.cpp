@@ -8,8 +8,6 @@
 namespace bluelm {
 namespace {
 
-constexpr int64_t kMinRows = 16;  // below, keys are not worth the rearranging
-
 float parameter(const ggml_tensor* op, int i) {
     float value;
     std::memcpy(&value, reinterpret_cast<const float*>(op->op_params) + i, sizeof value);
@@ -53,7 +51,7 @@ bool llm_attention_supports(const ggml_tensor* op) {
                t->nb[0] == ggml_type_size(t->type) && t->ne[1] == k->ne[1] && t->ne[2] == k->ne[2] &&
                t->ne[3] == 1;
     };
-    if (!llm_attention_kernel() || q->ne[1] < kMinRows || q->ne[3] != 1 || op->src[4]) return false;
+    if (!llm_attention_kernel(q->ne[1]) || q->ne[3] != 1 || op->src[4]) return false;
     if (q->type != GGML_TYPE_F32 || q->nb[0] != sizeof(float) || !is_cache(k) || !is_cache(v)) return false;
     if (q->ne[0] % 32 != 0 || q->ne[0] > 256 || k->ne[2] == 0 || q->ne[2] % k->ne[2] != 0) return false;
     if (mask && (mask->type != GGML_TYPE_F16 || mask->nb[0] != 2 || mask->ne[0] < k->ne[1] ||
@@ -82,8 +80,8 @@ void llm_attention(const ggml_compute_params& params, ggml_tensor* op) {
     for (int64_t unit = params.ith; unit < a.n_head_kv * parts;
          unit = ggml_threadpool_chunk_add(params.threadpool, 1)) {
         const int64_t part = unit % parts;
-        llm_attention_kernel()(a, unit / parts, part * n_blocks / parts, (part + 1) * n_blocks / parts,
-                               scratch);
+        llm_attention_kernel(a.n_rows)(a, unit / parts, part * n_blocks / parts,
+                                       (part + 1) * n_blocks / parts, scratch);
     }
 }
 

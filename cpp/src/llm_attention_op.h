@@ -1,4 +1,4 @@
-// GGML_OP_FLASH_ATTN_EXT of a prefill: how the work is divided among ggml's threads.
+// GGML_OP_FLASH_ATTN_EXT: how the work is divided among ggml's threads.
 #ifndef BLUELM_LLM_ATTENTION_OP_H
 #define BLUELM_LLM_ATTENTION_OP_H
 
@@ -8,7 +8,7 @@
 
 namespace bluelm {
 
-// Whether it is an attention that this CPU has a fast form for: many queries of one sequence, K and V as F16
+// Whether it is an attention that this CPU has a fast form for: queries of one sequence, K and V as F16
 // or Q8_0, no position bias, soft cap or sinks.
 bool llm_attention_supports(const ggml_tensor* op);
 

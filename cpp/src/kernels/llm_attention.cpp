@@ -24,6 +24,7 @@ double element(const char* row, int64_t i, bool is_q8_0) {
 }  // namespace
 
 size_t llm_attention_scratch(const LlmAttention& a) {
+    if (a.n_rows < kManyRows) return 0;
     const auto keys = static_cast<size_t>((a.n_kv + kAttentionKeys - 1) / kAttentionKeys * kAttentionKeys);
     const auto width = static_cast<size_t>(a.head_dim), rows = static_cast<size_t>(kAttentionRows);
     // K in two parts of bf16, V; queries in two parts, scores, weights, sums
@@ -31,11 +32,17 @@ size_t llm_attention_scratch(const LlmAttention& a) {
            rows * width * 4;
 }
 
-LlmAttentionFn llm_attention_kernel() {
+LlmAttentionFn llm_attention_kernel(int64_t n_rows) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    static const LlmAttentionFn chosen = cpu_level() == CpuLevel::kAmx ? llm_attention_amx : nullptr;
-    return chosen;
+    static const CpuLevel level = cpu_level();
+    switch (level) {
+        case CpuLevel::kAmx: return n_rows < kManyRows ? llm_attention_avx512 : llm_attention_amx;
+        case CpuLevel::kAvx512Vnni:
+        case CpuLevel::kAvx512Bf16: return n_rows < kManyRows ? llm_attention_avx512 : nullptr;
+        default: return nullptr;
+    }
 #else
+    (void)n_rows;
     return nullptr;
 #endif
 }

@@ -1,4 +1,4 @@
-// Attention of many queries over a KV cache (ggml's FLASH_ATTN_EXT), blocked, with an online softmax.
+// Attention over a KV cache (ggml's FLASH_ATTN_EXT), blocked, with an online softmax.
 //
 //     out[row, head] = softmax(scale * q[row, head] * K^T + mask[row]) * V
 //
@@ -26,6 +26,8 @@ struct LlmAttention {
 constexpr int64_t kAttentionRows = 32;  // queries that pass over the keys together
 constexpr int64_t kAttentionKeys = 128;
 
+constexpr int64_t kManyRows = 16;  // fewer are not worth rearranging the keys
+
 // Bytes of scratch for one thread, 64-byte aligned.
 size_t llm_attention_scratch(const LlmAttention& a);
 
@@ -33,10 +35,12 @@ size_t llm_attention_scratch(const LlmAttention& a);
 using LlmAttentionFn = void (*)(const LlmAttention& a, int64_t kv_head, int64_t first, int64_t last,
                                 uint8_t* scratch);
 
-// NULL where this CPU has nothing faster than ggml's own.
-LlmAttentionFn llm_attention_kernel();
+// For n_rows queries; NULL where this CPU has nothing faster than ggml's own.
+LlmAttentionFn llm_attention_kernel(int64_t n_rows);
 
 #if defined(__x86_64__) && defined(__GNUC__)
+void llm_attention_avx512(const LlmAttention& a, int64_t kv_head, int64_t first, int64_t last,
+                          uint8_t* scratch);
 void llm_attention_amx(const LlmAttention& a, int64_t kv_head, int64_t first, int64_t last, uint8_t* scratch);
 #endif
 

@@ -25,6 +25,8 @@
 
 BLUELM_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,amx-tile,amx-bf16")
 
+#include "kernels/llm_attention_avx512.h"
+
 namespace bluelm {
 namespace {
 
@@ -48,20 +50,6 @@ struct Scratch {
         sums = reinterpret_cast<float*>(weights + kRows * kKeys * 2);
     }
 };
-
-inline __m512 halfs(const char* at) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
-}
-
-// 16 elements of a row of K or V, from i on (a multiple of 16).
-inline __m512 elements(const char* row, int64_t i, bool is_q8_0) {
-    if (!is_q8_0) return halfs(row + i * 2);
-    const char* block = row + i / 32 * 34;  // fp16 scale, 32 int8
-    uint16_t scale;
-    std::memcpy(&scale, block, sizeof scale);
-    const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 + i % 32));
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), _mm512_set1_ps(_cvtsh_ss(scale)));
-}
 
 // 32 floats to bf16, and what that leaves over to bf16.
 inline void split(__m512 a, __m512 b, __m512i* high, __m512i* low) {
@@ -226,22 +214,6 @@ void multiply_values(const LlmAttention& a, const Scratch& s, int64_t key) {
         _tile_stored(2, lower, stride);
         _tile_stored(3, lower + 16, stride);
     }
-}
-
-// e^x for x <= 0; 0 for -infinity, NaN stays NaN. 2^n * 2^f with |f| <= 1/2, a polynomial of degree 6
-// (relative error below 1e-7).
-inline __m512 exponential(__m512 x) {
-    const __m512 t = _mm512_mul_ps(_mm512_max_ps(_mm512_set1_ps(-100.0f), x), _mm512_set1_ps(1.44269504f));
-    const __m512 n = _mm512_roundscale_ps(t, 0);
-    const __m512 f = _mm512_mul_ps(_mm512_sub_ps(t, n), _mm512_set1_ps(0.69314718f));
-    __m512 p = _mm512_set1_ps(1.0f / 720);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 120));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 24));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f / 6));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.5f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
 }
 
 // A row's scores to weights; the sums that stand so far are scaled to the new maximum.
