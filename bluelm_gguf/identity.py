@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .tiling import TilerParams
 
 # Counts up when the same pixels and settings no longer give the same embeddings, to the last bit.
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 
 _BLOCK = 4 << 20  # bytes hashed at once: some 3 ms, between two looks at whether to go on
 _SAMPLE = 4096  # bytes of a tensor's beginning, middle and end

@@ -1,6 +1,7 @@
-"""OpenVINO: python contender_openvino.py {f32,bf16,int8,int4} THREADS LAYERS OUTLIERS DIRECTORY.
+"""OpenVINO: python contender_openvino.py {f32,bf16,int8,int8-bf16,int4} THREADS LAYERS OUTLIERS DIRECTORY.
 
-int8 is NNCF's post-training quantisation for transformers, calibrated with 8 pictures. int4 is NNCF's weight
+int8 is NNCF's post-training quantisation for transformers, calibrated with 8 pictures; what it leaves in
+floating point (attention, norms) is computed in float32, or with int8-bf16 in bf16. int4 is NNCF's weight
 compression (symmetric, in groups of 128, of 16 where 128 does not divide), computed in bf16. The models are
 kept in DIRECTORY and used again.
 """
@@ -47,7 +48,7 @@ def make_quantised() -> None:
     import nncf
 
     model = ov.Core().read_model(path_of("f32"))
-    if kind == "int8":
+    if kind != "int4":
         pictures = [pixels_of(tiles(1, seed)) for seed in range(1, 9)]
         model = nncf.quantize(
             model, nncf.Dataset(pictures), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(pictures)
@@ -60,7 +61,7 @@ def make_quantised() -> None:
             model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=128, ratio=1.0, all_layers=True,
             advanced_parameters=smaller_groups,
         )  # fmt: skip
-    save(model, path_of(kind))
+    save(model, kept)
 
 
 def pixels_of(pictures):
@@ -68,8 +69,8 @@ def pixels_of(pictures):
     return pictures.transpose(0, 3, 1, 2).astype("float32") / 127.5 - 1
 
 
-# f32 and bf16 are the same file: the precision is chosen when it is compiled.
-kept = path_of("f32" if kind == "bf16" else kind)
+# The same file for each precision: that is chosen when it is compiled.
+kept = path_of({"bf16": "f32", "int8-bf16": "int8"}.get(kind, kind))
 if not kept.exists():
     if path_of("f32").exists():
         make_quantised()

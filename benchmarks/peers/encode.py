@@ -33,7 +33,7 @@ import peers_report
 
 OURS = ("q8_0", "bf16")
 STOCK = ("f16", "bf16", "q8_0")
-OPENVINO = ("bf16", "int8", "int4")
+OPENVINO = ("bf16", "int8", "int8-bf16", "int4")
 
 
 def convert(directory: Path, layers: int, outliers: float, types: list[str]) -> dict[str, Path]:
