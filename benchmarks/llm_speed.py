@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
     args = parser.parse_args()
 
+    _native.load()  # before llama_cpp: both sides then wait at barriers as Model does
     import llama_cpp as lc
 
     quiet = lc.llama_log_callback(lambda level, text, data: None)
