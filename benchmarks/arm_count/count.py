@@ -38,6 +38,7 @@ PAGE = ROOT / "docs" / "arm-count.md"
 FIGURES = PAGE.with_suffix(".json")
 BEGIN, END = "<!-- counted: begin -->", "<!-- counted: end -->"
 LEVELS = {"neon": "cortex-a53", "dotprod": "cortex-a76", "i8mm": "max"}  # and QEMU's CPU
+MASK = "mask"  # an argument: the CPU of the thread that starts the program
 N_TOKENS = 64
 N_DECODED = 16
 NARROW = 64
@@ -91,7 +92,8 @@ class Counter:
         with tempfile.NamedTemporaryFile() as out:
             command = [
                 "qemu-aarch64", "-plugin", f"{self.plugin},out={out.name}", "-cpu", LEVELS[level],
-                str(self.build / program.format(level=level)), *map(str, arguments),
+                str(self.build / program.format(level=level)),
+                *(hex(1 << min(os.sched_getaffinity(0))) if a is MASK else str(a) for a in arguments),
             ]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             counted = Path(out.name).read_text()
@@ -134,7 +136,7 @@ def contenders(d: Path) -> list[Contender]:
         kind: [write_stock(d / f"stock-{kind}-{n}.gguf", kind, n) for n in (0, 1)] for kind in ("f16", "q8_0")
     }
     alone, bench = "count/{level}/stock", "bin/{level}/bluelm-bench"
-    plain = ("-t", 1, "--no-warmup", "--no-memory-check", "-o", "json", "-r")
+    plain = ("-C", MASK, "-t", 1, "--no-warmup", "--no-memory-check", "-o", "json", "-r")
 
     def pictures(n: int) -> tuple[tuple[object, ...], tuple[object, ...]]:
         one, two = (("-m", tiny, "--mmproj", o, "--image", "384x384", *plain, n) for o in ours)
@@ -175,7 +177,13 @@ Counts = dict[str, dict[str, dict[str, float]]]  # work, who, level: instruction
 
 def measure(build: Path, known: Counts, is_wanted: Callable[[Contender, str], bool]) -> None:
     """Counts what is wanted, as many runs at a time as there are cores; each figure is kept at once."""
-    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(os.cpu_count()) as pool:
+    cpus = sorted(os.sched_getaffinity(0))
+
+    def pin() -> None:
+        # A program that sees one CPU loads on one thread: the plugin's counter is good for no more.
+        os.sched_setaffinity(0, {cpus.pop()})
+
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(len(cpus), initializer=pin) as pool:
         d = Path(directory)
         counter = Counter(build, compile_plugin(d))
         runs = [
