@@ -1,7 +1,8 @@
 """How much memory a model needs, estimated from the heads of its files, and what it really takes.
 
 Counted are the weights, the KV cache, what the encoder and the prefill compute with, the vocabulary, a
-picture's embeddings, and the program itself. Not counted are a picture's own pixels.
+picture's embeddings, and the program itself. Not counted are a picture's own pixels, and what only
+loading takes: pages of a matrix that is being packed are given back right after it (docs/memory.md).
 
 tests/python/test_memory.py compares the estimate with what a process really takes.
 """
