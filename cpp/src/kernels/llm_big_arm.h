@@ -121,8 +121,8 @@ inline int16x8_t four_times_16(int32x4_t x, bool upper) {
 // Inputs first..last of one panel; values and scales of its first output in the strip's first block.
 //
 // w / S comes from one 8-bit multiplication: value (16 or 4 times too large) times m, and for Q4_K what the
-// middle of the range stands for. m is largest, 127, for the largest block of a group: off by 0.4% there at
-// most, and by the same amount in steps of S elsewhere.
+// middle of the range stands for.
+// m is rounded: by at most half of one in up to 127, for Q4_K in up to 68.
 template <class Form, LlmType type>
 void spread(const uint8_t* panel, int64_t n_in, int64_t first, int64_t last, int64_t panel_of_strip,
             int8_t* values, float* scales) {
