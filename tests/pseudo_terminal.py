@@ -62,6 +62,8 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+            # Under nohup the tests run with SIGHUP ignored; a new terminal's programs do not.
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             for name, value in {"TERM": "xterm", "LANG": "C.UTF-8", **(env or {})}.items():
                 if value is None:
                     os.environ.pop(name, None)

@@ -7,8 +7,8 @@ Per encoder layer: one 384x384 picture through SigLIP-so400m/14-384 at full widt
 two; the difference is one layer over 729 tokens. Per prefilled token: the same with a layer of a 2.7B Llama
 (hidden 2560, FFN 6912) over a chunk of 64 tokens, divided by 64; per decoded token: 16 tokens, one by one,
 at the 17th to 32nd place. Both sides arrange weights when they load them; runs that do the work twice, less
-runs that do it once, leave that out. One thread. Weights are random, which changes nothing. A count is exact
-and repeats; it is no time: it says nothing about cache misses, bandwidth, or how many instructions a core
+runs that do it once, leave that out. One thread. Weights are random, which changes nothing. A count is
+no time: it says nothing about cache misses, bandwidth, or how many instructions a core
 finishes per cycle. llvm-mca's cycles (a model of the core, everything in the first-level cache) are added
 where an llvm-mca is found that has models of late cores.
 """

@@ -6,7 +6,7 @@
 // Scales per 32 weights cost more than half the speed here: 24 sums have to be converted, scaled twice and
 // added to sums in memory. So a group of kGroup inputs shares one scale: each weight w = scale * value +
 // offset becomes round(w / S) with S = max |w| / 127 over the group and output. What that rounds away is
-// below what 4 bits rounded away before: a step of S/2 against steps of 1/16 of each block's range.
+// below what 4 bits rounded away before, and not quite below what 6 bits did: tests/cpp/test_llm_noise.cpp.
 // Activations get one scale per group and row, as Q8_K has in ggml. Q8_0 keeps groups of 32, without any
 // rounding of weights.
 //
