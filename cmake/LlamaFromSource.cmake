@@ -6,15 +6,7 @@
 # makes ggml-cpu-LEVEL for each level; BLUELM_LLAMA_LIBRARIES then leaves the CPU kernels out.
 
 if(NOT BLUELM_LLAMA_CPP_DIR)
-  find_package(Python REQUIRED COMPONENTS Interpreter)
-  set(BLUELM_LLAMA_CPP_DIR "${CMAKE_SOURCE_DIR}/build/llama.cpp-${BLUELM_LLAMA_CPP_PINNED}")
-  execute_process(
-    COMMAND "${Python_EXECUTABLE}" "${CMAKE_SOURCE_DIR}/scripts/fetch_llama_cpp.py"
-            --version "${BLUELM_LLAMA_CPP_PINNED}" "${BLUELM_LLAMA_CPP_DIR}"
-    RESULT_VARIABLE BLUELM_FETCH_FAILED)
-  if(BLUELM_FETCH_FAILED)
-    message(FATAL_ERROR "llama.cpp could not be fetched; give its directory as -DBLUELM_LLAMA_CPP_DIR=")
-  endif()
+  bluelm_fetch_llama_cpp()
   set(BLUELM_LLAMA_CPP_VERSION "${BLUELM_LLAMA_CPP_PINNED}")
 else()
   get_filename_component(BLUELM_LLAMA_CPP_DIR "${BLUELM_LLAMA_CPP_DIR}" ABSOLUTE)

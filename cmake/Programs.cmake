@@ -60,15 +60,7 @@ endfunction()
 # stb_image.h: llama.cpp's source has a copy.
 function(bluelm_find_stb)
   if(NOT BLUELM_LLAMA_CPP_DIR)
-    find_package(Python REQUIRED COMPONENTS Interpreter)
-    set(BLUELM_LLAMA_CPP_DIR "${CMAKE_SOURCE_DIR}/build/llama.cpp-${BLUELM_LLAMA_CPP_PINNED}")
-    execute_process(
-      COMMAND "${Python_EXECUTABLE}" "${CMAKE_SOURCE_DIR}/scripts/fetch_llama_cpp.py"
-              --version "${BLUELM_LLAMA_CPP_PINNED}" "${BLUELM_LLAMA_CPP_DIR}"
-      RESULT_VARIABLE failed)
-    if(failed)
-      message(FATAL_ERROR "llama.cpp's source could not be fetched; give its directory as -DBLUELM_LLAMA_CPP_DIR=")
-    endif()
+    bluelm_fetch_llama_cpp()
   endif()
   set(BLUELM_STB_INCLUDE_DIR "${BLUELM_LLAMA_CPP_DIR}/vendor" PARENT_SCOPE)
 endfunction()
