@@ -2,7 +2,7 @@
 # make test    installs what the tests need, then runs them all
 # make test-cpp  the C++ unit tests alone, those of the kernels also on older CPUs if qemu-x86_64 is installed
 # make arm-test  compiles the programs for aarch64 and tests them on emulated CPUs; installs what it needs if root
-# make arm-count  counts instructions on emulated CPUs, ours beside llama.cpp's; an hour on two cores
+# make arm-count  counts instructions on emulated CPUs, ours beside llama.cpp's; takes long
 # make sanitize  the C++ unit tests under the address and undefined-behaviour sanitizers, the kernels under valgrind
 # make lint    ruff, mypy, clang-format
 # make stock   builds llama.cpp's own programs, which both of the following compare with: minutes, once

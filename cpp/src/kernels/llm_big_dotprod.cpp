@@ -15,11 +15,6 @@
 namespace bluelm {
 namespace {
 
-#define BLUELM_ZERO(sum) "movi v" #sum ".4s, #0\n"
-#define BLUELM_EIGHT(DO, a, b, c, d, e, f, g, h) DO(a) DO(b) DO(c) DO(d) DO(e) DO(f) DO(g) DO(h)
-#define BLUELM_EACH_SUM(DO)                        \
-    BLUELM_EIGHT(DO, 8, 9, 10, 11, 12, 13, 14, 15) \
-    BLUELM_EIGHT(DO, 16, 17, 18, 19, 20, 21, 22, 23) BLUELM_EIGHT(DO, 24, 25, 26, 27, 28, 29, 30, 31)
 #define BLUELM_DOT(sum, w, x, lane) "sdot v" #sum ".4s, v" #w ".16b, v" #x ".4b[" #lane "]\n"
 // clang-format off
 #define BLUELM_ROW(a, b, c, x, lane) \

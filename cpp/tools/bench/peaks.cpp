@@ -114,44 +114,28 @@ struct alignas(64) TileConfig {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-void int8_amx(int64_t n) {
-    static const TileConfig config;
-    __asm__ volatile(
-        "ldtilecfg %1\n"
-        "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"
-        "tilezero %%tmm4\n tilezero %%tmm5\n tilezero %%tmm6\n tilezero %%tmm7\n"
-        "1:\n"
-        "tdpbssd %%tmm6, %%tmm4, %%tmm0\n"
-        "tdpbssd %%tmm7, %%tmm4, %%tmm1\n"
-        "tdpbssd %%tmm6, %%tmm5, %%tmm2\n"
-        "tdpbssd %%tmm7, %%tmm5, %%tmm3\n"
-        "dec %0\n"
-        "jnz 1b\n"
-        "tilerelease\n"
-        : "+r"(n)
-        : "m"(config)
-        : "cc", "memory");
-}
-
-// As int8_amx, with 32 pairs of bf16 in a row of 64 bytes.
-void bf16_amx(int64_t n) {
-    static const TileConfig config;
-    __asm__ volatile(
-        "ldtilecfg %1\n"
-        "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"
-        "tilezero %%tmm4\n tilezero %%tmm5\n tilezero %%tmm6\n tilezero %%tmm7\n"
-        "1:\n"
-        "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n"
-        "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
-        "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n"
-        "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
-        "dec %0\n"
-        "jnz 1b\n"
-        "tilerelease\n"
-        : "+r"(n)
-        : "m"(config)
-        : "cc", "memory");
-}
+// One tile product after the other, into four sums.
+#define BENCH_AMX(name, multiply)                                                                     \
+    void name(int64_t n) {                                                                            \
+        static const TileConfig config;                                                               \
+        __asm__ volatile(                                                                             \
+            "ldtilecfg %1\n"                                                                          \
+            "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n"                                   \
+            "tilezero %%tmm3\n tilezero %%tmm4\n tilezero %%tmm5\n"                                   \
+            "tilezero %%tmm6\n tilezero %%tmm7\n"                                                     \
+            "1:\n" multiply " %%tmm6, %%tmm4, %%tmm0\n" multiply " %%tmm7, %%tmm4, %%tmm1\n" multiply \
+            " %%tmm6, %%tmm5, %%tmm2\n" multiply                                                      \
+            " %%tmm7, %%tmm5, %%tmm3\n"                                                               \
+            "dec %0\n"                                                                                \
+            "jnz 1b\n"                                                                                \
+            "tilerelease\n"                                                                           \
+            : "+r"(n)                                                                                 \
+            : "m"(config)                                                                             \
+            : "cc", "memory");                                                                        \
+    }
+BENCH_AMX(int8_amx, "tdpbssd")
+BENCH_AMX(bf16_amx, "tdpbf16ps")  // 32 bf16 in a row of 64 bytes, pair by pair
+#undef BENCH_AMX
 
 // vdpbf16ps zmm0..zmm9, zmm16, zmm16: operands are zero, which costs what any value does.
 BENCH_X86(bf16_avx512, "avx512f") {
