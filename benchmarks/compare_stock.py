@@ -26,7 +26,7 @@ import numpy as np
 from encode_full_size import write_stock
 from PIL import Image
 
-from bluelm_gguf import bench
+from bluelm_gguf.cli import bench_results as bench
 
 Figures = dict[str, list[float]]
 

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bluelm_gguf.gguf_info import size
-from bluelm_gguf.llm import LanguageModel
+from bluelm_gguf.gguf.info import size
+from bluelm_gguf.llm.language_model import LanguageModel
 
 TYPES = [
     ("f32", "f32", False), ("f16", "f16", False), ("f16", "f16", True), ("q8_0", "f16", False),

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bluelm_gguf import _native
+from bluelm_gguf.native import library as _native
 
 TEXT = Path(__file__).parent / "data" / "alice.txt"
 WINDOW = 512

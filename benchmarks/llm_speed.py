@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from bluelm_gguf import _native
-from bluelm_gguf.gguf_file import read_head
+from bluelm_gguf.gguf.head import read_head
+from bluelm_gguf.native import library as _native
 
 
 def read_bandwidth(n_threads: int, clock: Callable[[], float] = time.perf_counter) -> float:

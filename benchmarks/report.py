@@ -13,7 +13,7 @@ import compare_stock
 import peers_report
 import roofline
 
-from bluelm_gguf import bench
+from bluelm_gguf.cli import bench_results as bench
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import report
 
-from bluelm_gguf import bench
+from bluelm_gguf.cli import bench_results as bench
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

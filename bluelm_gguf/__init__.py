@@ -29,28 +29,28 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .acceleration import accelerate
-    from .answer import ReplyStream
-    from .background import ImageHandle
-    from .cache import EmbeddingCache
-    from .chat import Chat
+    from .chat.answer import ReplyStream
+    from .chat.background import ImageHandle
+    from .chat.chat import Chat
+    from .chat.results import Reply, Timings
     from .model import Model
-    from .results import Reply, Timings
-    from .vision import EncodedImage, VisionEncoder
+    from .native.acceleration import accelerate
+    from .pictures.cache import EmbeddingCache
+    from .pictures.vision import EncodedImage, VisionEncoder
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Chat": "chat",
-    "EmbeddingCache": "cache",
-    "EncodedImage": "vision",
-    "ImageHandle": "background",
+    "Chat": "chat.chat",
+    "EmbeddingCache": "pictures.cache",
+    "EncodedImage": "pictures.vision",
+    "ImageHandle": "chat.background",
     "Model": "model",
-    "Reply": "results",
-    "ReplyStream": "answer",
-    "Timings": "results",
-    "VisionEncoder": "vision",
-    "accelerate": "acceleration",
+    "Reply": "chat.results",
+    "ReplyStream": "chat.answer",
+    "Timings": "chat.results",
+    "VisionEncoder": "pictures.vision",
+    "accelerate": "native.acceleration",
 }
 
 

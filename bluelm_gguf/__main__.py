@@ -1,5 +1,5 @@
 """`python -m bluelm_gguf` is `bluelm-gguf`."""
 
-from .cli import main
+from .cli.main import main
 
 main()

@@ -17,24 +17,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .answer import Question, ReplyStream, Request
-from .cache import EmbeddingCache, open_cache
-from .context_full import Policy
+from .chat.answer import Question, ReplyStream, Request
+from .chat.lock import OwnedLock
+from .chat.results import Reply
 from .errors import InvalidArgumentError, ModelFileError
-from .gguf_file import GgufHead
-from .ledger import Ledger
-from .llm import LanguageModel, ProgressFn, check_llm_file
-from .lock import OwnedLock
-from .machine import available_memory, default_threads, peak_memory, resident_memory
-from .memory import FREE_VISION, MemoryAccount, fit
-from .pair import read_pair
-from .prompt import PromptBuilder, Turn
-from .results import Reply
-from .sampling import Sampling
-from .vision import EncodedImage, PreparedImage, TilerOverrides, VisionEncoder
+from .gguf.head import GgufHead
+from .gguf.memory import FREE_VISION, MemoryAccount, fit
+from .gguf.pair import read_pair
+from .llm.context_full import Policy
+from .llm.language_model import LanguageModel, ProgressFn, check_llm_file
+from .llm.ledger import Ledger
+from .llm.prompt import PromptBuilder, Turn
+from .llm.sampling import Sampling
+from .native.machine import available_memory, default_threads, peak_memory, resident_memory
+from .pictures.cache import EmbeddingCache, open_cache
+from .pictures.vision import EncodedImage, PreparedImage, TilerOverrides, VisionEncoder
 
 if TYPE_CHECKING:
-    from .chat import Chat
+    from .chat.chat import Chat
 
 OnProgress = ProgressFn
 """`on_progress(stage, done, total)`: stage "load" counts percent, "encode" tiles, "prefill" tokens. Returning
@@ -321,7 +321,7 @@ class Model:
 
     def chat(self, *, system: str | None = None, context_full: Policy = "drop") -> Chat:
         """A conversation with memory; see `Chat`."""
-        from .chat import Chat
+        from .chat.chat import Chat
 
         self.llm  # noqa: B018  (raises if closed)
         return Chat(self, system=system, context_full=context_full)
@@ -337,7 +337,7 @@ class Model:
             MismatchError: it was saved with another language model or vision file.
             ContextFullError: the conversation is longer than this model's context.
         """
-        from .saved_chat import load
+        from .chat.saved_chat import load
 
         return load(self, path)
 

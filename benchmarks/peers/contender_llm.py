@@ -9,7 +9,7 @@ os.environ["BLUELM_LLM_KERNELS"] = sys.argv[4]
 
 from contender import serve_llm  # noqa: E402
 
-from bluelm_gguf.llm import LanguageModel  # noqa: E402
+from bluelm_gguf.llm.language_model import LanguageModel  # noqa: E402
 
 model = LanguageModel(path, n_ctx=2560, n_batch=512, n_threads=threads)
 

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 from contender import serve
 
+from bluelm_gguf.pictures.vision import VisionEncoder
 from bluelm_gguf.tiling import TilerParams
-from bluelm_gguf.vision import VisionEncoder
 
 path, threads = sys.argv[1], int(sys.argv[2])
 encoder = VisionEncoder(path, n_threads=threads)

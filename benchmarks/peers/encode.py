@@ -49,7 +49,7 @@ def convert(directory: Path, layers: int, outliers: float, types: list[str]) -> 
         for kind, path in made.items():
             out = Path(temporary) / kind
             command = ["convert", checkpoint, "-o", out, "--vision-only", "--mmproj-type", kind]
-            subprocess.run([sys.executable, "-m", "bluelm_gguf.cli", *map(str, command)], check=True,
+            subprocess.run([sys.executable, "-m", "bluelm_gguf.cli.main", *map(str, command)], check=True,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
             (file,) = out.glob("*.gguf")
             file.rename(path)

@@ -38,7 +38,7 @@ def make_model(directory: Path, layers: int) -> tuple[Path, Path]:
         quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.run([sys.executable, str(script), str(checkpoint), *sizes], **quiet)
         convert = ["convert", str(checkpoint), "-o", str(out), "--llm-only", "--llm-type", "q4_0"]
-        subprocess.run([sys.executable, "-m", "bluelm_gguf.cli", *convert], **quiet)
+        subprocess.run([sys.executable, "-m", "bluelm_gguf.cli.main", *convert], **quiet)
         (file,) = out.glob("*.gguf")
         (checkpoint / "config.json").rename(config)
         file.rename(llm)

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bluelm_gguf import bench
+from bluelm_gguf.cli import bench_results as bench
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"

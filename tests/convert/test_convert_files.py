@@ -154,7 +154,7 @@ def test_needs_no_torch(checkpoint: Path, tmp_path: Path) -> None:
         "print(result.table())\n"
         "heavy = {'torch', 'transformers', 'safetensors', 'llama_cpp'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "assert not [m for m in sys.modules if m.startswith('bluelm_gguf._native')]"
+        "assert not [m for m in sys.modules if m.startswith('bluelm_gguf.native.library')]"
     )
     done = run_script(body, checkpoint, tmp_path)
     assert done.returncode == 0, done.stderr

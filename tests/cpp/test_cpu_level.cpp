@@ -6,8 +6,8 @@
 #include <cstring>
 #include <string>
 
+#include "base/error.h"
 #include "check.h"
-#include "error.h"
 #include "kernels/cpu_level.h"
 
 using namespace bluelm;

@@ -9,13 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "aligned_memory.h"
+#include "base/aligned_memory.h"
 #include "check.h"
 #include "guarded.h"
-#include "kernels/attention.h"
 #include "kernels/cpu_level.h"
-#include "kernels/matmul.h"
-#include "kernels/row_ops.h"
+#include "kernels/encoder/attention.h"
+#include "kernels/encoder/matmul.h"
+#include "kernels/encoder/row_ops.h"
 
 using namespace bluelm;
 using check::Guarded;

@@ -10,7 +10,7 @@
 
 #include "ggml.h"
 #include "guarded.h"
-#include "kernels/llm_attention.h"
+#include "kernels/llm/attention.h"
 
 using namespace bluelm;
 using check::Guarded;

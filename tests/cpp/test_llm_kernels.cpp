@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "guarded.h"
-#include "kernels/llm_kernels.h"
+#include "kernels/llm/kernels.h"
 
 using namespace bluelm;
 using check::Guarded;

@@ -9,7 +9,7 @@ import llama_cpp
 import llama_cpp._logger
 import numpy as np
 
-from bluelm_gguf import _native as native
+from bluelm_gguf.native import library as native
 
 llama_cpp._logger.set_verbose(False)
 

@@ -1,4 +1,4 @@
-"""The vision half of the C API as numpy calls, for tests; ctypes only through bluelm_gguf._native."""
+"""The vision half of the C API as numpy calls, for tests; ctypes only through bluelm_gguf.native.library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bluelm_gguf import _native as native
+from bluelm_gguf.native import library as native
 
 
 class NativeVision:

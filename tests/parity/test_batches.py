@@ -12,8 +12,8 @@ import pytest
 from models import random_tiles
 from native_vision import NativeVision
 
-from bluelm_gguf import _native as native
 from bluelm_gguf import errors
+from bluelm_gguf.native import library as native
 
 
 @pytest.fixture(scope="module")

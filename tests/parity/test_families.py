@@ -33,7 +33,7 @@ from tokenizers import Tokenizer
 from tolerances import relative_error
 
 from bluelm_gguf import Model, VisionEncoder
-from bluelm_gguf.prompt import TextSegment, Turn
+from bluelm_gguf.llm.prompt import TextSegment, Turn
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

@@ -21,14 +21,14 @@ from models import dequantised, random_tiles
 from native_vision import NativeVision
 from tolerances import relative_error, tolerance
 
-from bluelm_gguf import _native as native
 from bluelm_gguf import errors
+from bluelm_gguf.native import library as native
 
 
 def levels() -> list[str]:
     """What this CPU runs, as the library's own error message lists it."""
     code = (
-        "from bluelm_gguf import _native, errors\n"
+        "from bluelm_gguf import errors\nfrom bluelm_gguf.native import library as _native\n"
         "try:\n    _native.cpu_level()\n"
         "except errors.InvalidArgumentError as e:\n    print(str(e).split('runs ')[1].split(';')[0])"
     )

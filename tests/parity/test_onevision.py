@@ -21,7 +21,7 @@ from tolerances import relative_error
 from transformers import PreTrainedTokenizerFast
 
 from bluelm_gguf import Model, VisionEncoder, errors
-from bluelm_gguf.prompt import ImageSegment, TextSegment, Turn
+from bluelm_gguf.llm.prompt import ImageSegment, TextSegment, Turn
 from bluelm_gguf.tiling import cut
 
 # Square, wide, tall, tiny, thin, more than nine tiles (shrunk), and sides that leave odd paddings.
@@ -342,8 +342,8 @@ def test_damaged_files_are_refused(made: Any, tmp_path: Path) -> None:
 def test_info_and_tiles_count_as_the_encoder_does(made: Any) -> None:
     from typer.testing import CliRunner
 
-    from bluelm_gguf.cli import app
-    from bluelm_gguf.gguf_info import describe
+    from bluelm_gguf.cli.main import app
+    from bluelm_gguf.gguf.info import describe
 
     path = made("hub")[2].mmproj_path
     done = CliRunner().invoke(app, ["tiles", "2304x2304", "--mmproj", str(path)])

@@ -17,8 +17,8 @@ from native_vision import NativeVision
 from reference_model import ReferenceBlueLMV
 from tolerances import relative_error
 
-from bluelm_gguf import _native as native
 from bluelm_gguf import errors
+from bluelm_gguf.native import library as native
 
 # Chunks change the sizes of matmuls, and ggml picks kernels by size: only the order of additions differs.
 LOGITS_TOLERANCE = 1e-5

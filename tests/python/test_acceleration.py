@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from tiny_models import write_llm
 
-from bluelm_gguf import _native, accelerate
+from bluelm_gguf import accelerate
 from bluelm_gguf.errors import InvalidArgumentError, NativeError
-from bluelm_gguf.llm import LanguageModel
+from bluelm_gguf.llm.language_model import LanguageModel
+from bluelm_gguf.native import library as _native
 
 FILE_TYPES = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q6_K": 18}
 
@@ -120,7 +121,7 @@ def test_every_level_gives_the_same_answer(
     script = (
         "import sys, numpy as np\n"
         "from bluelm_gguf import accelerate\n"
-        "from bluelm_gguf.llm import LanguageModel\n"
+        "from bluelm_gguf.llm.language_model import LanguageModel\n"
         "model = LanguageModel(sys.argv[1], n_ctx=256, n_batch=256, n_threads=2)\n"
         "model.prefill_tokens(list(range(1, 100)), 0, chunk=256, logits=True)\n"
         "model.prefill_tokens([7], 99, chunk=256, logits=True)\n"

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 from program import arguments
 
-from bluelm_gguf import Model, bench
-from bluelm_gguf.machine import default_threads
+from bluelm_gguf import Model
+from bluelm_gguf.cli import bench_results as bench
+from bluelm_gguf.native.machine import default_threads
 
 # Quick on a busy machine too: one thread, one tile, few tokens.
 SMALL = ("-t", "1", "--image", "300x300", "-p", "8", "-n", "2", "-r", "2")

@@ -18,7 +18,7 @@ import report
 import roofline
 import runner
 
-from bluelm_gguf import bench
+from bluelm_gguf.cli import bench_results as bench
 
 
 @pytest.mark.parametrize("name", report.SECTIONS)

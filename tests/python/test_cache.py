@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bluelm_gguf import InvalidArgumentError
-from bluelm_gguf.cache import EmbeddingCache, default_directory, open_cache
+from bluelm_gguf.pictures.cache import EmbeddingCache, default_directory, open_cache
 
 SEED = int.from_bytes(os.urandom(4), "little")
 
@@ -194,7 +194,7 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys, warnings
 import numpy as np
-from bluelm_gguf.cache import EmbeddingCache
+from bluelm_gguf.pictures.cache import EmbeddingCache
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # what is written beyond fails, as on a full disk
 cache = EmbeddingCache(sys.argv[1])
 assert cache.put("a" * 64, np.ones((4, 64), np.float32))
@@ -215,7 +215,7 @@ def test_a_full_disk_is_no_error(tmp_path: Path) -> None:
 MANY = """
 import hashlib, random, sys
 import numpy as np
-from bluelm_gguf.cache import EmbeddingCache
+from bluelm_gguf.pictures.cache import EmbeddingCache
 directory, seed, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 cache, rng = EmbeddingCache(directory, max_bytes=6 * (128 + 196 * 64 * 4)), random.Random(seed)
 hits = 0

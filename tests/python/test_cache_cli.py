@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bluelm_gguf.cache import EmbeddingCache
+from bluelm_gguf.pictures.cache import EmbeddingCache
 
 
 @pytest.fixture

@@ -16,11 +16,18 @@ import pytest
 import tiny_models
 from PIL import Image
 
-from bluelm_gguf import MismatchError, Model, ModelFileError, VisionEncoder, identity
-from bluelm_gguf.cache import EmbeddingCache
-from bluelm_gguf.identity import FileStamp, RememberedDigests, file_sha256, llm_identity, picture_digest
-from bluelm_gguf.images import load_image
-from bluelm_gguf.llm import check_llm_file
+from bluelm_gguf import MismatchError, Model, ModelFileError, VisionEncoder
+from bluelm_gguf.llm.language_model import check_llm_file
+from bluelm_gguf.pictures import identity
+from bluelm_gguf.pictures.cache import EmbeddingCache
+from bluelm_gguf.pictures.identity import (
+    FileStamp,
+    RememberedDigests,
+    file_sha256,
+    llm_identity,
+    picture_digest,
+)
+from bluelm_gguf.pictures.images import load_image
 from bluelm_gguf.tiling import TilerParams
 
 SEED = int.from_bytes(os.urandom(4), "little")

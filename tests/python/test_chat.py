@@ -42,7 +42,7 @@ def test_a_chat_answers_as_if_computed_afresh(files) -> None:
         turns = chat.turns
         assert [t.role for t in turns] == ["user", "assistant"] * 4
         assert [len(t.images) for t in turns] == [1, 0, 0, 0, 1, 0, 0, 0]
-        from bluelm_gguf.prompt import Turn
+        from bluelm_gguf.llm.prompt import Turn
 
         system = Turn("system", "the user is this")
         for i, reply in enumerate(kept):

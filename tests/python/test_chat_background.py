@@ -25,7 +25,7 @@ from bluelm_gguf import (
     OutOfMemoryError,
     Reply,
 )
-from bluelm_gguf.prompt import Turn
+from bluelm_gguf.llm.prompt import Turn
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from bluelm_gguf import Cancelled, ContextFullError, Model
-from bluelm_gguf.context_full import n_to_drop, shortened
-from bluelm_gguf.prompt import Turn
+from bluelm_gguf.llm.context_full import n_to_drop, shortened
+from bluelm_gguf.llm.prompt import Turn
 
 N_CTX = 700
 

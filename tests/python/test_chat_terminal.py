@@ -21,7 +21,7 @@ import tiny_models
 from PIL import Image
 
 from bluelm_gguf import Model
-from bluelm_gguf.terminal import printable
+from bluelm_gguf.cli.terminal import printable
 
 if sys.platform == "win32":
     pytest.skip("needs pseudo-terminals", allow_module_level=True)

@@ -296,8 +296,8 @@ def test_tiles_as_a_file_asks_for(program, files) -> None:
 
 
 def test_tiles_settings_are_those_that_the_encoder_uses(files) -> None:
-    from bluelm_gguf.cli_files import _file_tiler
-    from bluelm_gguf.vision import VisionEncoder
+    from bluelm_gguf.cli.files import _file_tiler
+    from bluelm_gguf.pictures.vision import VisionEncoder
 
     with VisionEncoder(files.mmproj) as encoder:
         assert _file_tiler(files.mmproj) == (encoder.tiler, encoder.info.tokens_per_tile, False)
@@ -329,7 +329,7 @@ def test_chat_without_a_terminal_needs_no_prompt_toolkit(files, scripted: Path) 
 import runpy, sys
 sys.argv[0] = "bluelm-gguf"
 try:
-    runpy.run_module("bluelm_gguf.cli", run_name="__main__")
+    runpy.run_module("bluelm_gguf.cli.main", run_name="__main__")
 finally:
     print([name for name in ("prompt_toolkit", "asyncio") if name in sys.modules])
 """

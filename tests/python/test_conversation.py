@@ -30,7 +30,7 @@ from bluelm_gguf import (
     Model,
     VisionEncoder,
 )
-from bluelm_gguf.conversation import ConversationFile
+from bluelm_gguf.chat.conversation import ConversationFile
 
 SEED = int.from_bytes(os.urandom(4), "little")
 

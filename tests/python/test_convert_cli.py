@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from program import arguments
 
-from bluelm_gguf import terminal
-from bluelm_gguf.terminal import ProgressLine
+from bluelm_gguf.cli import terminal
+from bluelm_gguf.cli.terminal import ProgressLine
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import make_random_checkpoint
@@ -115,7 +115,8 @@ def test_a_full_disk(limit: int, checkpoint: Path, tmp_path: Path) -> None:
     """A limit on the size of files fails a write as a full disk does: in the first file, in the quantiser."""
     code = (
         f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "sys.argv = ['bluelm-gguf', *sys.argv[1:]]; runpy.run_module('bluelm_gguf.cli', run_name='__main__')"
+        "sys.argv = ['bluelm-gguf', *sys.argv[1:]]\n"
+        "runpy.run_module('bluelm_gguf.cli.main', run_name='__main__')"
     )
     command = [sys.executable, "-c", code, "convert", str(checkpoint), "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

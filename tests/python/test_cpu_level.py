@@ -6,7 +6,8 @@ import platform
 
 import pytest
 
-from bluelm_gguf import _native, errors
+from bluelm_gguf import errors
+from bluelm_gguf.native import library as _native
 
 X86 = ["generic", "avx2", "avx-vnni", "avx512-vnni", "avx512-bf16", "amx"]
 ARM = ["generic", "neon", "dotprod", "i8mm"]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from bluelm_gguf.errors import ModelFileError, ModelFormatError
-from bluelm_gguf.gguf_file import GGML_TYPES, LongArray, read_head
-from bluelm_gguf.gguf_info import LlmInfo, MmprojInfo, count, describe, size
+from bluelm_gguf.gguf.head import GGML_TYPES, LongArray, read_head
+from bluelm_gguf.gguf.info import LlmInfo, MmprojInfo, count, describe, size
 
 
 def test_same_as_the_gguf_package(files) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bluelm_gguf import images
 from bluelm_gguf.errors import BluelmError, ImageError, InvalidArgumentError
-from bluelm_gguf.images import load_image
+from bluelm_gguf.pictures import images
+from bluelm_gguf.pictures.images import load_image
 
 
 @pytest.fixture

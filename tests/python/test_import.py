@@ -38,19 +38,19 @@ import sys
 from bluelm_gguf import Model
 with Model({str(files.llm)!r}, mmproj={str(files.mmproj)!r}, n_ctx=512) as model:
     model.generate("what", images=[{str(files.small)!r}], max_tokens=2)
-import bluelm_gguf.cli, bluelm_gguf.doctor, bluelm_gguf.gguf_info, bluelm_gguf.tiling
+import bluelm_gguf.cli.main, bluelm_gguf.cli.doctor, bluelm_gguf.gguf.info, bluelm_gguf.tiling
 print([m for m in ("torch", "transformers", "bluelm_gguf.convert") if m in sys.modules])
 """
     assert _run(code).strip() == "[]"
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
-@pytest.mark.parametrize("first", ["import bluelm_gguf._native as n; n.load()", "import llama_cpp"])
+@pytest.mark.parametrize("first", ["import bluelm_gguf.native.library as n; n.load()", "import llama_cpp"])
 def test_one_process_holds_one_ggml(first: str) -> None:
     code = f"""
 {first}
 import llama_cpp
-from bluelm_gguf import _native
+from bluelm_gguf.native import library as _native
 _native.load()
 lines = open("/proc/self/maps").read().splitlines()
 for library in ("libllama", "libggml-base", "libggml-cpu"):
@@ -68,7 +68,7 @@ def test_openmp_spins_briefly_unless_the_user_says_otherwise(env, expected) -> N
     code = """
 import os
 before = dict(os.environ)
-from bluelm_gguf import _native
+from bluelm_gguf.native import library as _native
 _native.load()
 assert os.environ == before
 print("libgomp" in open("/proc/self/maps").read() if os.path.exists("/proc/self/maps") else False)
@@ -100,6 +100,6 @@ def test_version_is_that_of_the_package() -> None:
 def test_doctor_knows_the_pinned_llama_cpp_python() -> None:
     from importlib.metadata import requires
 
-    from bluelm_gguf.doctor import LLAMA_CPP_PYTHON
+    from bluelm_gguf.cli.doctor import LLAMA_CPP_PYTHON
 
     assert f"llama-cpp-python=={LLAMA_CPP_PYTHON}" in (requires("bluelm-gguf") or [])

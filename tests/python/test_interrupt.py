@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from bluelm_gguf import Model
-from bluelm_gguf.interrupt import DeferredInterrupt
+from bluelm_gguf.native.interrupt import DeferredInterrupt
 
 
 @pytest.fixture(autouse=True)

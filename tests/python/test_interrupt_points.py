@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 
 from bluelm_gguf import Cancelled, Chat, Model, Reply
-from bluelm_gguf.llm import LanguageModel, PartlyDone
+from bluelm_gguf.llm.language_model import LanguageModel, PartlyDone
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from bluelm_gguf.convert import convert
 
-from bluelm_gguf.gguf_file import read_head
-from bluelm_gguf.memory import PROGRAM_BYTES, estimate, memory_text
+from bluelm_gguf.gguf.head import read_head
+from bluelm_gguf.gguf.memory import PROGRAM_BYTES, estimate, memory_text
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import make_random_checkpoint

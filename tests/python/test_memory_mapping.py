@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from bluelm_gguf.convert import convert
 
-from bluelm_gguf.mapped_pages import drop_mapped_pages, mapping
+from bluelm_gguf.native.mapped_pages import drop_mapped_pages, mapping
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import make_random_checkpoint
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MEASURE = """
 import sys
 from pathlib import Path
-from bluelm_gguf.llm import LanguageModel
+from bluelm_gguf.llm.language_model import LanguageModel
 llm = LanguageModel(sys.argv[1], n_ctx=256, n_threads=1)
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
 print(*(int(status[key].split()[0]) for key in ("RssFile", "VmHWM")))

@@ -12,10 +12,10 @@ import tiny_models
 
 from bluelm_gguf import InvalidArgumentError, Model, ModelFileError, OutOfMemoryError
 from bluelm_gguf import model as model_module
-from bluelm_gguf.gguf_file import read_head
-from bluelm_gguf.kv_cache import BLOCKS, choose_types, kv_bytes
-from bluelm_gguf.memory import estimate, fit
-from bluelm_gguf.vision import VisionEncoder
+from bluelm_gguf.gguf.head import read_head
+from bluelm_gguf.gguf.kv_cache import BLOCKS, choose_types, kv_bytes
+from bluelm_gguf.gguf.memory import estimate, fit
+from bluelm_gguf.pictures.vision import VisionEncoder
 
 # ------------------------------------------------------------------------------------------------ KV cache
 

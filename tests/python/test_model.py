@@ -27,8 +27,8 @@ from bluelm_gguf import (
     Reply,
     UnsupportedModelError,
 )
-from bluelm_gguf.gguf_file import read_head
-from bluelm_gguf.kv_cache import kv_bytes
+from bluelm_gguf.gguf.head import read_head
+from bluelm_gguf.gguf.kv_cache import kv_bytes
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import tiny_models
 
 from bluelm_gguf import Model
 from bluelm_gguf.errors import MismatchError, UnsupportedModelError
-from bluelm_gguf.gguf_file import LongArray, read_head
-from bluelm_gguf.gguf_info import describe_head
-from bluelm_gguf.memory import estimate, memory_text
-from bluelm_gguf.pair import judge, read_pair
+from bluelm_gguf.gguf.head import LongArray, read_head
+from bluelm_gguf.gguf.info import describe_head
+from bluelm_gguf.gguf.memory import estimate, memory_text
+from bluelm_gguf.gguf.pair import judge, read_pair
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import tiny_models
 
 from bluelm_gguf import Model
 from bluelm_gguf.errors import InvalidArgumentError, ModelFormatError
-from bluelm_gguf.prompt import ImageSegment, PromptBuilder, TextSegment, Turn, n_tokens
+from bluelm_gguf.llm.prompt import ImageSegment, PromptBuilder, TextSegment, Turn, n_tokens
 
 SPECIALS = {"<|im_start|>": 1001, "<|im_end|>": 1002, "<s>": 1003, "</s>": 1004}
 NAMES = {v: k for k, v in SPECIALS.items()}

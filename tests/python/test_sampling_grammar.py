@@ -11,8 +11,8 @@ import pytest
 import tiny_models
 
 from bluelm_gguf import DecodeError, InvalidArgumentError, Model
-from bluelm_gguf.grammar import read_grammar
-from bluelm_gguf.sampling import Sampling
+from bluelm_gguf.llm.grammar import read_grammar
+from bluelm_gguf.llm.sampling import Sampling
 
 SCHEMA = {
     "type": "object",

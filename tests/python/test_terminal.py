@@ -14,7 +14,7 @@ import tiny_models
 from program import arguments
 from pseudo_terminal import CTRL_C
 
-from bluelm_gguf.terminal import ProgressLine, printable
+from bluelm_gguf.cli.terminal import ProgressLine, printable
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
 

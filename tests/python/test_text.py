@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from bluelm_gguf.text import TextStream
+from bluelm_gguf.llm.text import TextStream
 
 
 def _pieces(text: str, stop: tuple[str, ...], cuts: list[int]) -> tuple[list[str], bool]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import reference_tiler as reference
 
-from bluelm_gguf import _native, tiling
+from bluelm_gguf import tiling
 from bluelm_gguf.errors import ImageError, InvalidArgumentError
+from bluelm_gguf.native import library as _native
 from bluelm_gguf.tiling import TilerParams, plan, plan_with
 
 GRIDS = {n: tuple((c, r) for c in range(1, n + 1) for r in range(1, n + 1)) for n in (1, 2, 3, 4)}

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from bluelm_gguf.typed_paths import dropped_pictures, path_from, paths_from
+from bluelm_gguf.cli.typed_paths import dropped_pictures, path_from, paths_from
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a backslash separates directories there")
 

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <string>
 
-#include "error.h"
+#include "base/error.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>

@@ -1,8 +1,8 @@
 // Picture files to RGB pixels, with stb_image: PNG, JPEG, BMP, GIF (its first frame) and PPM.
 //
-// The same rules as bluelm_gguf/images.py: the EXIF orientation of a JPEG is applied, transparency is laid on
-// white, greys are repeated. Lossless files give the same pixels as there; a JPEG may differ by a level here
-// and there, since two decoders round differently.
+// The same rules as bluelm_gguf/pictures/images.py: the EXIF orientation of a JPEG is applied, transparency
+// is laid on white, greys are repeated. Lossless files give the same pixels as there; a JPEG may differ by a
+// level here and there, since two decoders round differently.
 #ifndef BLUELM_TOOLS_PICTURE_H
 #define BLUELM_TOOLS_PICTURE_H
 

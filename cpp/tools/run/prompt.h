@@ -1,5 +1,5 @@
-// The prompt of one question: the rules of bluelm_gguf/prompt.py, with llama.cpp's built-in chat templates in
-// place of Jinja.
+// The prompt of one question: the rules of bluelm_gguf/llm/prompt.py, with llama.cpp's built-in chat
+// templates in place of Jinja.
 #ifndef BLUELM_TOOLS_PROMPT_H
 #define BLUELM_TOOLS_PROMPT_H
 

@@ -1,0 +1,1 @@
+"""Conversations: an answer, the work in the background, a chat, saved chats."""

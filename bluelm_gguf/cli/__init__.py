@@ -1,0 +1,1 @@
+"""The `bluelm-gguf` command."""

@@ -1,0 +1,1 @@
+"""GGUF files: heads, pairs, what they need of memory."""

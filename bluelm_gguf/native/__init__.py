@@ -1,0 +1,1 @@
+"""libbluelm and the machine."""

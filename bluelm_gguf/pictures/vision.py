@@ -1,0 +1,475 @@
+"""The vision encoder: pictures to embeddings, through libbluelm."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import BluelmError, Cancelled, InvalidArgumentError, UnsupportedModelError
+from ..gguf.head import GgufHead, read_head
+from ..llm.language_model import ProgressFn
+from ..native import library as _native
+from ..native.interrupt import DeferredInterrupt
+from ..native.machine import default_threads
+from .identity import FileStamp, combine, file_sha256, picture_digest
+from .vision_weights import VisionWeights
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .cache import EmbeddingCache
+    from .tiling import TilePlan, TilerParams
+
+TilerOverrides: TypeAlias = "Mapping[str, Any] | TilerParams | None"
+"""Departures from a file's tiler by name (see `tiler_params`), or all parameters, or None."""
+
+
+@dataclass(frozen=True)
+class EncodeTimings:
+    """Milliseconds of one encode; the parts overlap where the pipeline runs, so they may exceed the total."""
+
+    decode_ms: float
+    """Reading the picture file."""
+    resize_ms: float
+    """Resize, pad, cut."""
+    patch_embd_ms: float
+    vit_ms: float
+    """Transformer blocks, downsampler and projector."""
+    total_ms: float
+    """Wall time in the encoder."""
+    n_batches: int
+    profile: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Where the time in the encoder went: milliseconds by stage, in the order of the network, `total_ms`, and
+    `gops`: the whole arithmetic (2 operations for a multiply-add) over the total, in 1e9 per second. What a
+    thread waits for at the end of a stage counts as part of it. Empty for a picture from the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """A picture as the LLM takes it; may be used in any number of questions."""
+
+    embeddings: NDArray[np.float32]
+    """[n_tokens, n_embd], views in the plan's order, or put together as the file asks."""
+    plan: TilePlan
+    timings: EncodeTimings
+    key: str
+    """Tells pictures apart within this process: the same pixels, cut in the same way and encoded by the same
+    file, have the same."""
+    digest: str
+    """Of the pixels and the tiler's settings, see `identity.picture_digest`; the same on every machine."""
+    is_cached: bool = False
+    """Whether the embeddings were read from the cache on disk."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Rows of the embeddings."""
+        return int(self.embeddings.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """A picture that was read and planned, and is not encoded yet."""
+
+    rgb: NDArray[np.uint8]
+    plan: TilePlan
+    n_tokens: int
+    decode_ms: float
+    digest: str
+    key: str
+    """As the encoded picture will have them."""
+
+
+@dataclass(frozen=True)
+class VisionInfo:
+    """What the mmproj holds."""
+
+    name: str
+    ftype: str
+    image_size: int
+    patch_size: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_ff: int
+    n_ff_unpadded: int
+    downsample: int
+    tokens_per_tile: int
+    n_embd_out: int
+    n_params: int
+    weight_bytes: int
+    repacked_tensors: int
+
+
+def check_mmproj_file(path: str | os.PathLike[str]) -> GgufHead:
+    """Reads a file's head and makes sure that it is a complete vision file.
+
+    Raises:
+        ModelFileError: missing or unreadable.
+        ModelFormatError: not GGUF, damaged or truncated.
+        UnsupportedModelError: a language model, or another kind of vision file.
+    """
+    head = read_head(path)
+    if not head.is_mmproj:
+        what = (
+            f"a language model (architecture {head.architecture!r})"
+            if head.architecture
+            else "no vision file"
+        )
+        raise UnsupportedModelError(
+            f"{head.path}: this is {what}: give it as the model, and an mmproj as the mmproj"
+        )
+    return head
+
+
+class VisionEncoder:
+    """The vision tower, downsampler and projector of one mmproj file.
+
+    One thread at a time may use it.
+
+    Args:
+        path: The mmproj GGUF (docs/mmproj.md).
+        n_threads: None: the physical cores this process may use.
+        batch: Tiles per run of the encoder, 1..17 (paper section 3.3: 4).
+        pipeline: Whether the patch embedding of the next batch overlaps the encoder's blocks for this one.
+        free_weights: Whether the weights leave memory after each picture: streamed where this CPU can, else
+            read as a whole again for the next.
+        cache: Where encoded pictures are looked for, and kept.
+        use_repack: Whether the library's own kernels run, with weights rearranged for this CPU; else ggml's.
+        weights: "resident" (in memory) or "streamed": left in the file, each block read and rearranged when
+            its turn comes, for up to 8 tiles together. That saves nearly all of the weights' memory and costs
+            the reading in every encode.
+        activations: "int8", "float" (bf16 or float32: slower, closer to the original), or "auto": int8 for
+            q8_0 and q4_0 files, float for the others.
+
+    Raises:
+        ModelFileError, ModelFormatError, UnsupportedModelError, OutOfMemoryError, InvalidArgumentError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_threads: int | None = None,
+        batch: int = 4,
+        pipeline: bool = False,
+        use_repack: bool = True,
+        weights: str = "resident",
+        activations: str = "auto",
+        head: GgufHead | None = None,
+        cache: EmbeddingCache | None = None,
+        free_weights: bool = False,
+    ) -> None:
+        self._weights: VisionWeights | None = None
+        self.stamp = FileStamp.of(path)
+        """Tells whether another file has taken its place since."""
+        self._sha256: str | None = None
+        self.last_profile: Mapping[str, float] = {}
+        """`EncodeTimings.profile` of the picture that was encoded last."""
+        self._cache = cache
+        head = head or check_mmproj_file(path)
+        self.path = head.path
+        self._lib = _native.load()
+        params = _native.VisionParams()
+        _native.check(self._lib.bluelm_vision_params_default(_native.byref(params)))
+        params.n_threads = n_threads or default_threads()
+        params.batch = batch
+        params.pipeline = int(pipeline)
+        params.use_repack = int(use_repack)
+        params.weights = _choice("weights", weights, _native.WEIGHTS)
+        params.activations = _choice("activations", activations, _native.ACTIVATIONS)
+        if free_weights and use_repack:
+            params.weights = _native.WEIGHTS["streamed"]
+        self._weights = VisionWeights(self.path, params, free=free_weights)
+        with self._weights.use() as handle:
+            self.info = self._read_info(handle)
+            kernels = _native.cpu_level() if self.info.repacked_tensors else "ggml"
+            # Each of these rounds in its own way; threads, batches and streaming change no bit.
+            self._arithmetic = f"activations {params.activations}, {kernels}"
+            self.tiler = self._read_tiler(handle)
+            """What the file asks for."""
+            prefix, suffix = _native.c_char_p(), _native.c_char_p()
+            _native.check(
+                self._lib.bluelm_vision_get_prompt(handle, _native.byref(prefix), _native.byref(suffix))
+            )
+            self.prompt: tuple[str, str] = (_text(prefix.value), _text(suffix.value))
+            """Texts before and after a picture's tokens."""
+        self._counts_itself = head.metadata.get("bluelm.assembly.method", "concat") != "concat"
+        image_token = head.metadata.get("bluelm.prompt.image_token")
+        self.image_token = image_token if isinstance(image_token, str) else ""
+        """What the chat template writes where a picture belongs; empty: pictures go before the text."""
+
+    def _read_info(self, handle: Any) -> VisionInfo:
+        raw = _native.VisionInfo()
+        _native.check(self._lib.bluelm_vision_get_info(handle, _native.byref(raw)))
+        values = {name: getattr(raw, name) for name in VisionInfo.__dataclass_fields__}
+        return VisionInfo(**{**values, "name": _text(values["name"]), "ftype": _text(values["ftype"])})
+
+    def _read_tiler(self, handle: Any) -> TilerParams:
+        from .tiling import TilerParams
+
+        raw = _native.TilerParams()
+        _native.check(self._lib.bluelm_vision_get_tiler(handle, _native.byref(raw)))
+        return TilerParams.from_native(raw)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory at the moment."""
+        return self._weights is not None and self._weights.is_loaded
+
+    def unload(self) -> None:
+        """Frees the weights; the next picture reads them again. Everything else works without them."""
+        self._open_weights().unload()
+
+    def _open_weights(self) -> VisionWeights:
+        if self._weights is None or self._weights.is_closed:
+            raise InvalidArgumentError("the vision encoder is closed")
+        return self._weights
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the embeddings: the LLM's."""
+        return self.info.n_embd_out
+
+    def identity(self, *, go_on: Callable[[], object] | None = None) -> str:
+        """SHA-256 of the file. It is computed when first asked for; with a cache, once for all processes.
+
+        Args:
+            go_on: Called every few milliseconds; what it raises ends the work.
+
+        Raises:
+            ModelFileError: the file is gone.
+            MismatchError: it is another one than was loaded.
+        """
+        if self._sha256 is None:
+            remembered = self._cache.digests if self._cache is not None else None
+            self._sha256 = file_sha256(self.stamp, remembered=remembered, go_on=go_on)
+        return self._sha256
+
+    def key_of(self, digest: str) -> str:
+        """`EncodedImage.key` of a picture with this digest."""
+        return combine(digest, self.stamp.local_id, self._arithmetic)
+
+    def plan(self, width: int, height: int, *, tiler: TilerOverrides = None) -> TilePlan:
+        """Plans the tiles of a picture of width x height pixels, and counts its tokens.
+
+        Raises:
+            InvalidArgumentError: an unknown or impossible tiler setting, or sizes outside 1..20000.
+        """
+        from .tiling import plan_with
+
+        weights = self._open_weights()
+        plan = plan_with(tiler_params(self.tiler, tiler), width, height)
+        if plan.params.tile != self.info.image_size:
+            raise InvalidArgumentError(
+                f"tiles of {plan.params.tile} pixels, the encoder takes {self.info.image_size}"
+            )
+        if not self._counts_itself:
+            return plan
+        n_out = _native.c_int64(0)
+        params = _native.byref(plan.params.to_native())
+        with weights.use() as handle:
+            status = self._lib.bluelm_vision_encode(
+                handle, params, None, width, height, _native.PROGRESS(), None, None, 0,
+                _native.byref(n_out), None,
+            )  # fmt: skip
+            _native.check(status)
+        if n_out.value == plan.n_tokens(self.info.tokens_per_tile):
+            return plan
+        return dataclasses.replace(plan, image_tokens=n_out.value)
+
+    def prepare(self, image: Any, *, tiler: TilerOverrides = None) -> PreparedImage:
+        """Reads a picture and plans its tiles, without encoding it.
+
+        Raises:
+            ImageError: not a usable picture.
+            InvalidArgumentError: an unknown or impossible tiler setting.
+        """
+        from .images import load_image
+
+        self._open_weights()
+        start = time.perf_counter()
+        rgb = load_image(image)
+        decode_ms = (time.perf_counter() - start) * 1e3
+        plan = self.plan(rgb.shape[1], rgb.shape[0], tiler=tiler)
+        digest = picture_digest(rgb, plan.params)
+        n_tokens = plan.n_tokens(self.info.tokens_per_tile)
+        return PreparedImage(rgb, plan, n_tokens, decode_ms, digest, self.key_of(digest))
+
+    def encode(
+        self,
+        image: Any,
+        *,
+        tiler: TilerOverrides = None,
+        on_progress: ProgressFn | None = None,
+    ) -> EncodedImage:
+        """Encodes one picture.
+
+        Args:
+            image: Path, bytes, PIL image or uint8 array [H, W, 3].
+            tiler: Departures from the tiler that the file asks for, see `tiler_params`; for example
+                {"max_cols": 1, "max_rows": 1} makes one view of the whole picture.
+            on_progress: Called with ("encode", tiles done, tiles in all); returning False cancels.
+
+        Raises:
+            ImageError, InvalidArgumentError, OutOfMemoryError.
+            Cancelled: on_progress returned False.
+        """
+        return self.encode_prepared(self.prepare(image, tiler=tiler), on_progress=on_progress)
+
+    def encode_prepared(
+        self, picture: PreparedImage, *, on_progress: ProgressFn | None = None
+    ) -> EncodedImage:
+        """Encodes what `prepare` returned, or takes it from the cache."""
+        import numpy as np
+
+        weights = self._open_weights()
+        cache_key = self._cache_key(picture, on_progress)
+        if self._cache is not None and cache_key is not None:
+            kept = self._cache.get(cache_key, shape=(picture.n_tokens, self.n_embd))
+            if kept is not None:
+                n_tiles = picture.plan.n_tiles
+                if on_progress is not None and on_progress("encode", n_tiles, n_tiles) is False:
+                    raise Cancelled("encoding was cancelled")
+                timings = EncodeTimings(picture.decode_ms, 0.0, 0.0, 0.0, 0.0, 0)
+                return EncodedImage(kept, picture.plan, timings, picture.key, picture.digest, is_cached=True)
+        height, width = picture.rgb.shape[:2]
+        rgb = np.ascontiguousarray(picture.rgb)
+        out = np.empty((picture.n_tokens, self.n_embd), dtype=np.float32)
+        n_out = _native.c_int64(0)
+        native_timings = _native.VisionTimings()
+        with DeferredInterrupt() as interrupt, weights.use() as handle:
+
+            def report(stage: str, done: int, total: int) -> bool:
+                if interrupt.pending:
+                    return False
+                return on_progress is None or on_progress(stage, done, total) is not False
+
+            bridge = _native.ProgressBridge(report)
+            status = self._lib.bluelm_vision_encode(
+                handle,
+                _native.byref(picture.plan.params.to_native()),
+                _native.pointer(rgb, _native.c_uint8),
+                width,
+                height,
+                bridge.callback,
+                None,
+                _native.pointer(out, _native.c_float),
+                out.size,
+                _native.byref(n_out),
+                _native.byref(native_timings),
+            )
+            bridge.finish(status)
+            raw_profile = _native.VisionProfile()
+            _native.check(self._lib.bluelm_vision_get_profile(handle, _native.byref(raw_profile)))
+        self.last_profile = _profile(raw_profile)
+        if self._cache is not None and cache_key is not None:
+            self._cache.put(cache_key, out)
+        return EncodedImage(
+            embeddings=out,
+            plan=picture.plan,
+            timings=EncodeTimings(
+                decode_ms=picture.decode_ms,
+                resize_ms=native_timings.resize_ms,
+                patch_embd_ms=native_timings.patch_embd_ms,
+                vit_ms=native_timings.vit_ms,
+                total_ms=native_timings.total_ms,
+                n_batches=native_timings.n_batches,
+                profile=self.last_profile,
+            ),
+            key=picture.key,
+            digest=picture.digest,
+        )
+
+    def _cache_key(self, picture: PreparedImage, on_progress: ProgressFn | None) -> str | None:
+        """The picture's place in the cache; None without a cache."""
+        if self._cache is None:
+            return None
+
+        def go_on() -> None:
+            is_stopped = on_progress is not None and on_progress("encode", 0, picture.plan.n_tiles) is False
+            if is_stopped or interrupt.pending:
+                raise Cancelled("encoding was cancelled")
+
+        try:
+            with DeferredInterrupt() as interrupt:
+                identity = self.identity(go_on=go_on)
+            return combine("bluelm embeddings", picture.digest, identity, self._arithmetic)
+        except Cancelled:
+            raise
+        except BluelmError as error:
+            self._cache.warn(str(error))
+            return None
+
+    def close(self) -> None:
+        """Frees the weights, as soon as nobody uses them."""
+        if self._weights is not None:
+            self._weights.close()
+
+    def __enter__(self) -> VisionEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_weights", None) is not None:
+            self.close()
+
+
+def _profile(raw: _native.VisionProfile) -> dict[str, float]:
+    names = [field[0] for field in raw._fields_ if field[0].endswith("_ms")]
+    result = {name: float(getattr(raw, name)) for name in names}
+    result["gops"] = 2e-6 * raw.multiply_adds / raw.total_ms if raw.total_ms > 0 else 0.0
+    return result
+
+
+def _choice(name: str, value: str, choices: Mapping[str, int]) -> int:
+    if value not in choices:
+        raise InvalidArgumentError(f"{name} is {value!r}, not one of {', '.join(choices)}")
+    return choices[value]
+
+
+def tiler_params(base: TilerParams, overrides: TilerOverrides) -> TilerParams:
+    """A file's tiler with departures.
+
+    Args:
+        base: What the file asks for.
+        overrides: By name: any field of `tiling.TilerParams` (`method`, `alpha`, `thumbnail`, `fit`, ...);
+            and `max_cols`, `max_rows` and `max_tiles`, which keep those of the file's grids that are no
+            larger. A TilerParams replaces the file's altogether.
+
+    Raises:
+        InvalidArgumentError: an unknown name, or no grid left.
+    """
+    from .tiling import TilerParams
+
+    if overrides is None:
+        return base
+    if isinstance(overrides, TilerParams):
+        return overrides
+    if not isinstance(overrides, Mapping):
+        raise InvalidArgumentError(
+            f"tiler: a mapping or TilerParams is needed, not {type(overrides).__name__}"
+        )
+    fields = {f.name for f in dataclasses.fields(TilerParams)}
+    limits = ("max_cols", "max_rows", "max_tiles")
+    unknown = sorted(set(overrides) - fields - set(limits))
+    if unknown:
+        raise InvalidArgumentError(
+            f"tiler: unknown setting {unknown[0]!r}; there are {', '.join(sorted({*fields, *limits}))}"
+        )
+    cols, rows, tiles = (overrides.get(name) or 2**31 for name in limits)
+    params = dataclasses.replace(base, **{k: v for k, v in overrides.items() if k in fields})
+    grids = tuple((c, r) for c, r in params.grids if c <= cols and r <= rows and c * r <= tiles)
+    if not grids:
+        raise InvalidArgumentError(f"tiler: none of the file's grids is within {dict(overrides)}")
+    return dataclasses.replace(params, grids=grids)
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode("utf-8", errors="replace")

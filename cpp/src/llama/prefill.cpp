@@ -1,0 +1,159 @@
+#include "llama/prefill.h"
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "base/error.h"
+#include "llama.h"
+
+namespace bluelm {
+namespace {
+
+void check(llama_context* ctx, const bluelm_prefill_params& params, const PrefillInput& input, int32_t pos0) {
+    const llama_model* model = llama_get_model(ctx);
+    const int64_t n_batch = llama_n_batch(ctx), n_ctx = llama_n_ctx_seq(ctx);
+    if (params.chunk < 1 || params.chunk > n_batch) {
+        throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("chunk is %d, the context's n_batch is %lld",
+                                                        params.chunk, static_cast<long long>(n_batch)));
+    }
+    if (params.seq_id < 0 || static_cast<uint32_t>(params.seq_id) >= llama_n_seq_max(ctx)) {
+        throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("seq_id is %d, the context has %u sequences",
+                                                        params.seq_id, llama_n_seq_max(ctx)));
+    }
+    if (pos0 < 0) throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("pos0 is %d", pos0));
+    if (!llama_model_has_decoder(model)) throw Error(BLUELM_ERR_MISMATCH, "the model has no decoder");
+    const llama_rope_type rope = llama_model_rope_type(model);
+    if (input.embd && (rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE)) {
+        throw Error(BLUELM_ERR_UNSUPPORTED,
+                    "the language model wants several positions for each embedding (M-RoPE)");
+    }
+    if (input.n > n_ctx - pos0) {
+        throw Error(
+            BLUELM_ERR_CONTEXT_FULL,
+            format("%lld tokens at position %d do not fit into a context of %lld; raise n_ctx or shorten the "
+                   "conversation",
+                   static_cast<long long>(input.n), pos0, static_cast<long long>(n_ctx)));
+    }
+    // llama_decode wants positions without a gap and treats the rest as an error of its own, after a log
+    // line.
+    const llama_pos last = llama_memory_seq_pos_max(llama_get_memory(ctx), params.seq_id);
+    if (pos0 != last + 1) {
+        throw Error(BLUELM_ERR_INVALID_ARGUMENT,
+                    format("pos0 is %d, but sequence %d ends at position %d", pos0, params.seq_id, last));
+    }
+    if (input.embd) {
+        const int32_t n_embd = llama_model_n_embd_inp(model);
+        if (input.n_embd != n_embd) {
+            throw Error(
+                BLUELM_ERR_MISMATCH,
+                format("embeddings of width %d, but the language model's n_embd is %d: the mmproj belongs to "
+                       "another model",
+                       input.n_embd, n_embd));
+        }
+        return;
+    }
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
+    for (int64_t i = 0; i < input.n; ++i) {
+        if (input.tokens[i] < 0 || input.tokens[i] >= n_vocab) {
+            throw Error(BLUELM_ERR_INVALID_ARGUMENT,
+                        format("token %lld is %d, the vocabulary has %d", static_cast<long long>(i),
+                               input.tokens[i], n_vocab));
+        }
+    }
+}
+
+// The caller's progress callback: asked between chunks and, through llama.cpp's abort callback, between the
+// nodes of a chunk's graph every 50 ms or so, since a chunk of a large model takes seconds.
+class Progress {
+public:
+    Progress(llama_context* ctx, bluelm_progress callback, void* user_data, int64_t total)
+        : ctx_(ctx), callback_(callback), user_data_(user_data), total_(total) {
+        if (callback_) llama_set_abort_callback(ctx_, &Progress::poll, this);
+    }
+    ~Progress() {
+        if (callback_) llama_set_abort_callback(ctx_, nullptr, nullptr);
+    }
+    Progress(const Progress&) = delete;
+    Progress& operator=(const Progress&) = delete;
+
+    // False: stop. Once the caller has said so, it is not asked again.
+    bool go_on(int64_t done) {
+        done_ = done;
+        asked_ = Clock::now();
+        if (callback_ && !stopped_) stopped_ = !callback_(BLUELM_STAGE_PREFILL, done_, total_, user_data_);
+        return !stopped_;
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+
+    static bool poll(void* data) {
+        Progress* self = static_cast<Progress*>(data);
+        if (Clock::now() - self->asked_ < std::chrono::milliseconds(50)) return self->stopped_;
+        return !self->go_on(self->done_);
+    }
+
+    llama_context* ctx_;
+    bluelm_progress callback_;
+    void* user_data_;
+    int64_t total_, done_ = 0;
+    Clock::time_point asked_;
+    bool stopped_ = false;
+};
+
+}  // namespace
+
+void prefill(llama_context* ctx, const bluelm_prefill_params& params, const PrefillInput& input, int32_t pos0,
+             bool want_logits, bluelm_progress callback, void* user_data, int64_t* n_done) {
+    *n_done = 0;
+    if (input.n == 0) return;
+    check(ctx, params, input, pos0);
+    Progress progress(ctx, callback, user_data, input.n);
+
+    const size_t chunk = static_cast<size_t>(params.chunk);
+    std::vector<llama_pos> pos(chunk);
+    std::vector<int32_t> n_seq_id(chunk, 1);
+    llama_seq_id seq_id = params.seq_id;
+    std::vector<llama_seq_id*> seq_ids(chunk, &seq_id);
+    std::vector<int8_t> logits(chunk);
+
+    while (*n_done < input.n) {
+        if (!progress.go_on(*n_done)) throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled");
+        const int64_t n = std::min<int64_t>(params.chunk, input.n - *n_done);
+        const bool last = *n_done + n == input.n;
+        for (int64_t i = 0; i < n; ++i)
+            pos[static_cast<size_t>(i)] = pos0 + static_cast<llama_pos>(*n_done + i);
+        std::fill(logits.begin(), logits.end(), int8_t(0));
+        logits[static_cast<size_t>(n - 1)] = last && want_logits;
+
+        llama_batch batch = {};
+        batch.n_tokens = static_cast<int32_t>(n);
+        // llama.h takes these without const and does not write to them.
+        if (input.tokens) batch.token = const_cast<llama_token*>(input.tokens + *n_done);
+        if (input.embd) batch.embd = const_cast<float*>(input.embd + *n_done * input.n_embd);
+        batch.pos = pos.data();
+        batch.n_seq_id = n_seq_id.data();
+        batch.seq_id = seq_ids.data();
+        batch.logits = logits.data();
+        const int32_t status = llama_decode(ctx, batch);
+        if (status != 0) {
+            // Some micro-batches of this chunk may be in the cache: taken out, so that n_done is the truth.
+            llama_memory_seq_rm(llama_get_memory(ctx), params.seq_id, pos0 + static_cast<llama_pos>(*n_done),
+                                -1);
+            if (status == 2) throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled within a chunk");
+            if (status == 1) {
+                throw Error(BLUELM_ERR_CONTEXT_FULL,
+                            format("no room in the KV cache for %lld more tokens (context of %u)",
+                                   static_cast<long long>(n), llama_n_ctx(ctx)));
+            }
+            throw Error(BLUELM_ERR_DECODE, format("llama_decode failed with %d", status));
+        }
+        *n_done += n;
+    }
+    if (!progress.go_on(*n_done)) {
+        throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled after its last chunk");
+    }
+}
+
+}  // namespace bluelm
