@@ -4,7 +4,7 @@ Counted are the weights, the KV cache, what the encoder and the prefill compute 
 picture's embeddings, and the program itself. Not counted are a picture's own pixels, and what only
 loading takes: pages of a matrix that is being packed are given back right after it (docs/memory.md).
 
-tests/python/test_memory.py compares the estimate with what a process really takes.
+tests/gguf/test_memory.py compares the estimate with what a process really takes.
 """
 
 from __future__ import annotations

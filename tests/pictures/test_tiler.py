@@ -1,4 +1,4 @@
-"""Plans and views: the paper's cases, then libbluelm against tests/reference_tiler.py."""
+"""Plans and views: the paper's cases, then libbluelm against tests/support/reference_tiler.py."""
 
 from __future__ import annotations
 
