@@ -27,6 +27,7 @@ from .errors import (
     OutOfMemoryError,
     UnsupportedModelError,
 )
+from .version import __version__
 
 if TYPE_CHECKING:
     from .chat.answer import ReplyStream
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from .native.acceleration import accelerate
     from .pictures.cache import EmbeddingCache
     from .pictures.vision import EncodedImage, VisionEncoder
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "Chat": "chat.chat",

@@ -22,16 +22,18 @@ from .chat.lock import OwnedLock
 from .chat.results import Reply
 from .errors import InvalidArgumentError, ModelFileError
 from .gguf.head import GgufHead
+from .gguf.kinds import check_llm_file
 from .gguf.memory import FREE_VISION, MemoryAccount, fit
 from .gguf.pair import read_pair
 from .llm.context_full import Policy
-from .llm.language_model import LanguageModel, ProgressFn, check_llm_file
+from .llm.language_model import LanguageModel
 from .llm.ledger import Ledger
 from .llm.prompt import PromptBuilder, Turn
 from .llm.sampling import Sampling
 from .native.machine import available_memory, default_threads, peak_memory, resident_memory
 from .pictures.cache import EmbeddingCache, open_cache
 from .pictures.vision import EncodedImage, PreparedImage, TilerOverrides, VisionEncoder
+from .progress import ProgressFn
 
 if TYPE_CHECKING:
     from .chat.chat import Chat

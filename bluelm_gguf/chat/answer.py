@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, ContextFullError, InvalidArgumentError
 from ..llm.context_full import shortened
-from ..llm.language_model import ProgressFn
 from ..llm.ledger import Prefilled
 from ..llm.prompt import ImageSegment, Segment, Turn, n_tokens
 from ..llm.sampling import Sampler, Sampling
 from ..llm.text import TextStream
 from ..native.interrupt import DeferredInterrupt
 from ..pictures.vision import EncodedImage, TilerOverrides
+from ..progress import ProgressFn
 from .lock import CancelFlag
 from .results import FinishReason, Reply, Timings
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import Cancelled, ContextFullError, InvalidArgumentError
 from ..llm.context_full import n_to_drop, shortened
-from ..llm.language_model import ProgressFn
 from ..llm.ledger import cells_of, common
 from ..llm.prompt import Segment, Turn, n_tokens
 from ..native.interrupt import DeferredInterrupt
 from ..pictures.vision import EncodedImage, PreparedImage, TilerOverrides
+from ..progress import ProgressFn
 from .lock import POLL_S
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, InvalidArgumentError
 from ..llm.context_full import Policy, n_to_drop
-from ..llm.language_model import ProgressFn
 from ..llm.prompt import Turn
 from ..pictures.vision import EncodedImage, TilerOverrides
+from ..progress import ProgressFn
 from .answer import Question, ReplyStream
 from .background import Background, ImageHandle
 from .results import Reply

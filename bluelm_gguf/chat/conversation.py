@@ -25,12 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import __version__
 from ..errors import BluelmError, ConversationError
 from ..files import one_line, write_atomically
 from ..llm.context_full import Policy
 from ..llm.prompt import Turn
 from ..pictures.tiling import TilePlan, TilerParams
+from ..version import __version__
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextFullError, MismatchError
+from ..file_stamp import FileStamp
 from ..llm.context_full import shortened
 from ..llm.ledger import Cell, cells_of, common
 from ..llm.prompt import Turn, n_tokens
 from ..native import library as _native
-from ..pictures.identity import FileStamp, llm_identity
+from ..pictures.identity import llm_identity
 from ..pictures.vision import EncodedImage, EncodeTimings
 from .conversation import (
     Conversation,

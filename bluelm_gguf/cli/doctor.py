@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .. import __version__
 from ..errors import BluelmError
 from ..native import library as _native
 from ..native.machine import default_threads
+from ..version import __version__
 
 LLAMA_CPP_PYTHON = "0.3.36"
 

@@ -223,7 +223,7 @@ def _pixels(target: str, *, drawn: bool) -> Any:
 def _file_tiler(path: Path) -> tuple[Any, int, bool]:
     """Tiler settings, tokens per tile and whether tiles are stitched, of an mmproj without its weights."""
     from ..gguf.info import MmprojInfo, describe
-    from ..pictures.vision import check_mmproj_file
+    from ..gguf.kinds import check_mmproj_file
     from ..tiling import TilerParams
 
     check_mmproj_file(path)

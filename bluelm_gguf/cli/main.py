@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .. import __version__
+from ..version import __version__
 from .answer import chat, run
 from .bench import PASS_THROUGH, bench
 from .cache import cache

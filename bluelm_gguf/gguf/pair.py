@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import MismatchError, UnsupportedModelError
 from .head import GgufHead, read_head
+from .kinds import check_llm_file, check_mmproj_file
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,6 @@ def read_pair(llm: str | Path, mmproj: str | Path) -> tuple[GgufHead, GgufHead]:
             which kind is there twice.
         MismatchError: see `check_pair`.
     """
-    from ..llm.language_model import check_llm_file
-    from ..pictures.vision import check_mmproj_file
-
     try:
         llm_head = check_llm_file(llm)
     except UnsupportedModelError:

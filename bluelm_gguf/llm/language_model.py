@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,46 +23,24 @@ from ..errors import (
     OutOfMemoryError,
     UnsupportedModelError,
 )
-from ..gguf.head import GgufHead, read_head
+from ..file_stamp import FileStamp
+from ..gguf.head import GgufHead
+from ..gguf.kinds import check_llm_file
 from ..gguf.kv_cache import choose_types, is_quantised, kv_bytes
 from ..native import library as _native
 from ..native.acceleration import accelerate
 from ..native.interrupt import DeferredInterrupt
 from ..native.machine import available_memory
 from ..native.mapped_pages import drop_mapped_pages, dropping, mapping
-from ..pictures.identity import FileStamp
+from ..progress import ProgressFn
 from .sampling import Sampler
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ProgressFn = Callable[[str, int, int], "bool | None"]
-
 _state: dict[str, Any] = {"callback": None, "verbose": False}
 _log: deque[str] = deque(maxlen=32)
-
-
-def check_llm_file(path: str | Path) -> GgufHead:
-    """Reads a file's head and makes sure that it is a complete language model.
-
-    Raises:
-        ModelFileError: missing or unreadable.
-        ModelFormatError: not GGUF, damaged or truncated.
-        UnsupportedModelError: a vision file (mmproj), or no model at all.
-    """
-    head = read_head(path)
-    if head.is_mmproj:
-        raise UnsupportedModelError(
-            f"{head.path}: this is a vision file (mmproj), not a language model: give it as the mmproj, and "
-            "the language model as the model"
-        )
-    kind = head.metadata.get("general.type", "model")
-    if kind != "model":
-        raise UnsupportedModelError(f"{head.path}: a GGUF file of type {kind!r}, not a language model")
-    if not head.architecture or not head.tensors:
-        raise ModelFormatError(f"{head.path}: a GGUF file without a language model in it")
-    return head
 
 
 class LanguageModel:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .language_model import LanguageModel, PartlyDone, ProgressFn
+from ..progress import ProgressFn
+from .language_model import LanguageModel, PartlyDone
 from .prompt import Segment, TextSegment
 
 if TYPE_CHECKING:

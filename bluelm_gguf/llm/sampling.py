@@ -5,14 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..errors import DecodeError, InvalidArgumentError
 from ..native import library as _native
 from .grammar import Grammar, read_grammar, schema_grammar
 
-if TYPE_CHECKING:
-    from .language_model import LanguageModel
+
+class Decoder(Protocol):
+    """What a sampler must know of the model whose tokens it chooses: `LanguageModel`."""
+
+    vocab: Any
+    """llama.cpp's handle of the vocabulary."""
+    n_vocab: int
+    n_ctx: int
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Tokens of a text; `special`: whether control tokens may be among them."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class Sampler:
         InvalidArgumentError: a grammar with tokens that the vocabulary lacks.
     """
 
-    def __init__(self, sampling: Sampling, llm: LanguageModel, history: Sequence[int] = ()) -> None:
+    def __init__(self, sampling: Sampling, llm: Decoder, history: Sequence[int] = ()) -> None:
         import llama_cpp as lc
 
         self._chain: Any = None
@@ -199,7 +208,7 @@ def _steps(sampling: Sampling, n_vocab: int, n_ctx: int) -> Iterator[Any]:
     yield lc.llama_sampler_init_dist(lc.LLAMA_DEFAULT_SEED if sampling.seed is None else sampling.seed)
 
 
-def _init_grammar(grammar: Grammar, llm: LanguageModel) -> Any:
+def _init_grammar(grammar: Grammar, llm: Decoder) -> Any:
     """llama.cpp's sampler for a grammar that was read before."""
     import llama_cpp as lc
 

@@ -237,15 +237,14 @@ def library_path() -> Path:
         NativeError: it is not there.
     """
     name = {"darwin": "libbluelm.dylib", "win32": "bluelm.dll"}.get(sys.platform, "libbluelm.so")
-    import bluelm_gguf
-
     # An editable install has two package directories: the sources, and site-packages with what was compiled.
-    for directory in bluelm_gguf.__path__:
+    package = sys.modules[__name__.partition(".")[0]]
+    for directory in package.__path__:
         candidate = Path(directory) / "lib" / name
         if candidate.is_file():
             return candidate
     raise errors.NativeError(
-        f"{name} is not in {' or '.join(f'{d}/lib' for d in bluelm_gguf.__path__)}: install the package with "
+        f"{name} is not in {' or '.join(f'{d}/lib' for d in package.__path__)}: install the package with "
         "pip (pip install . in the source directory), which compiles it"
     )
 

@@ -16,11 +16,11 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MismatchError, ModelFileError
+from ..file_stamp import FileStamp, combine
 from ..files import one_line, write_atomically
 
 if TYPE_CHECKING:
@@ -62,44 +62,6 @@ def picture_digest(rgb: NDArray[np.uint8], tiler: TilerParams) -> str:
     return digest.hexdigest()
 
 
-def combine(*parts: str) -> str:
-    """One identity from several: SHA-256 in hexadecimal digits."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class FileStamp:
-    """What changes about a file when its contents do."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: str | os.PathLike[str]) -> FileStamp:
-        """Of the file as it is now.
-
-        Raises:
-            ModelFileError: it is missing.
-        """
-        try:
-            found = os.stat(path)
-        except OSError as error:
-            raise ModelFileError(f"{path}: {one_line(error)}") from None
-        return cls._from(path, found)
-
-    @classmethod
-    def _from(cls, path: str | os.PathLike[str], found: os.stat_result) -> FileStamp:
-        return cls(os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-
-    @property
-    def local_id(self) -> str:
-        """Tells files apart as long as this process lives, without reading them."""
-        return combine(*(str(value) for value in dataclasses.astuple(self)))
-
-
 def file_sha256(
     stamp: FileStamp,
     *,
@@ -124,12 +86,12 @@ def file_sha256(
     digest, block = hashlib.sha256(), bytearray(_BLOCK)
     try:
         with open(stamp.path, "rb", buffering=0) as file:
-            before = FileStamp._from(stamp.path, os.fstat(file.fileno()))
+            before = FileStamp.of_stat(stamp.path, os.fstat(file.fileno()))
             while before == stamp and (n := file.readinto(block)):
                 digest.update(memoryview(block)[:n])
                 if go_on is not None:
                     go_on()
-            after = FileStamp._from(stamp.path, os.fstat(file.fileno()))
+            after = FileStamp.of_stat(stamp.path, os.fstat(file.fileno()))
     except OSError as error:
         raise ModelFileError(f"{stamp.path}: {one_line(error)}") from None
     if not before == after == stamp:

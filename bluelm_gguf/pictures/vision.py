@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import BluelmError, Cancelled, InvalidArgumentError, UnsupportedModelError
-from ..gguf.head import GgufHead, read_head
-from ..llm.language_model import ProgressFn
+from ..errors import BluelmError, Cancelled, InvalidArgumentError
+from ..file_stamp import FileStamp, combine
+from ..gguf.head import GgufHead
+from ..gguf.kinds import check_mmproj_file
 from ..native import library as _native
 from ..native.interrupt import DeferredInterrupt
 from ..native.machine import default_threads
-from .identity import FileStamp, combine, file_sha256, picture_digest
+from ..progress import ProgressFn
+from .identity import file_sha256, picture_digest
 from .vision_weights import VisionWeights
 
 if TYPE_CHECKING:
@@ -103,27 +105,6 @@ class VisionInfo:
     n_params: int
     weight_bytes: int
     repacked_tensors: int
-
-
-def check_mmproj_file(path: str | os.PathLike[str]) -> GgufHead:
-    """Reads a file's head and makes sure that it is a complete vision file.
-
-    Raises:
-        ModelFileError: missing or unreadable.
-        ModelFormatError: not GGUF, damaged or truncated.
-        UnsupportedModelError: a language model, or another kind of vision file.
-    """
-    head = read_head(path)
-    if not head.is_mmproj:
-        what = (
-            f"a language model (architecture {head.architecture!r})"
-            if head.architecture
-            else "no vision file"
-        )
-        raise UnsupportedModelError(
-            f"{head.path}: this is {what}: give it as the model, and an mmproj as the mmproj"
-        )
-    return head
 
 
 class VisionEncoder:

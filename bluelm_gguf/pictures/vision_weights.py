@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import InvalidArgumentError, ModelFileError, UnsupportedModelError
+from ..file_stamp import FileStamp
 from ..native import library as _native
 from ..native.interrupt import DeferredInterrupt
-from .identity import FileStamp
 
 
 class VisionWeights:

@@ -17,11 +17,11 @@ import tiny_models
 from PIL import Image
 
 from bluelm_gguf import MismatchError, Model, ModelFileError, VisionEncoder
-from bluelm_gguf.llm.language_model import check_llm_file
+from bluelm_gguf.file_stamp import FileStamp
+from bluelm_gguf.gguf.kinds import check_llm_file
 from bluelm_gguf.pictures import identity
 from bluelm_gguf.pictures.cache import EmbeddingCache
 from bluelm_gguf.pictures.identity import (
-    FileStamp,
     RememberedDigests,
     file_sha256,
     llm_identity,
