@@ -1,8 +1,5 @@
 // Version, build information and the thread's last error.
-#include <cstdarg>
-#include <cstdio>
 #include <string>
-#include <vector>
 
 #include "base/error.h"
 #include "bluelm.h"
@@ -21,19 +18,6 @@ namespace bluelm {
 
 namespace {
 thread_local std::string last_error;
-}
-
-std::string format(const char* fmt, ...) {
-    va_list args;
-    va_start(args, fmt);
-    va_list again;
-    va_copy(again, args);
-    const int length = std::vsnprintf(nullptr, 0, fmt, args);
-    va_end(args);
-    std::vector<char> buffer(length > 0 ? static_cast<size_t>(length) + 1 : 1, '\0');
-    std::vsnprintf(buffer.data(), buffer.size(), fmt, again);
-    va_end(again);
-    return std::string(buffer.data());
 }
 
 bluelm_status set_last_error(bluelm_status status, const char* message) noexcept {

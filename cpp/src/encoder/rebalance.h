@@ -1,8 +1,7 @@
 // Rebalancing of a block's channels, so that 8 bits suffice for what goes into its matmuls.
 //
-// An activation is divided and its weights are multiplied by the same factor, which changes nothing but evens
-// out how far both reach, so that an outlier channel does not decide the scale for all others (the idea of
-// SmoothQuant, arXiv 2211.10438). The divisions cost nothing or next to nothing:
+// An activation is divided and its weights are multiplied by the same factor (kernels/encoder/balance.h). The
+// divisions cost nothing or next to nothing:
 //
 //   input of          divided in
 //   Q, K, V           weight and bias of the LayerNorm before them
@@ -10,21 +9,18 @@
 //   FFN up            weight and bias of the LayerNorm before it
 //   FFN down          one multiplication behind GELU
 //
-// A channel that still reaches much further than the others, on both sides, goes into the first and third of
-// these matmuls several times, with its weights divided by the number of copies (outlier channel splitting,
-// arXiv 1901.09504): again the same function.
+// The inputs of the first and third of these matmuls may have copies of channels as well.
 #ifndef BLUELM_REBALANCE_H
 #define BLUELM_REBALANCE_H
 
 #include <cstdint>
 #include <vector>
 
+#include "kernels/encoder/balance.h"
 #include "kernels/encoder/row_ops.h"
 #include "mmproj/vision_weights.h"
 
 namespace bluelm {
-
-constexpr int64_t kMaxCopies = 64;  // what AMX pads k to
 
 // What rebalancing makes of a block's LayerNorms, and its factors.
 struct BalancedBlock {
