@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checkpoint import Checkpoint, Float32
+from .checkpoint.directory import Checkpoint, Float32
 from .errors import TensorError
 
 MATRIX = "matrix"  # takes the file's type

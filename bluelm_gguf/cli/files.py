@@ -52,21 +52,6 @@ def convert(
         converter = importlib.import_module("bluelm_gguf.convert")
     except ImportError as error:
         raise Failure(f"the converter is not part of this installation ({error})") from None
-
-    for option, value, allowed in (
-        ("--llm-type", llm_type, converter.LLM_TYPES),
-        ("--mmproj-type", mmproj_type, converter.MMPROJ_TYPES),
-    ):
-        if value not in allowed:
-            raise typer.BadParameter(f"{value!r} is none of {', '.join(allowed)}", param_hint=option)
-    if llm_only and vision_only:
-        raise typer.BadParameter("excludes --vision-only", param_hint="--llm-only")
-    if llm_only and llm is not None:
-        raise typer.BadParameter("excludes --llm", param_hint="--llm-only")
-    vision_only = vision_only or llm is not None
-    if imatrix is not None and (vision_only or llm_type in ("f32", "f16", "bf16", "q8_0")):
-        what = "--llm" if llm is not None else "--vision-only" if vision_only else f"--llm-type {llm_type}"
-        raise typer.BadParameter(f"has no use with {what}", param_hint="--imatrix")
     signal.signal(signal.SIGTERM, _terminate)
     progress = ProgressLine()
     try:
@@ -74,6 +59,8 @@ def convert(
             checkpoint, out, llm_type=llm_type, mmproj_type=mmproj_type, name=name, llm_only=llm_only,
             vision_only=vision_only, llm=llm, imatrix=imatrix, dry_run=dry_run, on_progress=progress,
         )  # fmt: skip
+    except converter.OptionError as error:
+        raise typer.BadParameter(error.reason(_flag), param_hint=_flag(error.option)) from None
     except converter.ConversionError as error:
         progress.clear()
         raise Failure(str(error)) from None
@@ -82,6 +69,10 @@ def convert(
     print(result.table())
     for note in result.notes:
         say(f"note: {note}")
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

@@ -59,12 +59,21 @@ def test_dry_run_then_conversion(program, checkpoint: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "args",
-    [("--imatrix", "x.gguf", "--llm-type", "q8_0"), ("--imatrix", "x.gguf", "--vision-only")],
+    ("args", "message"),
+    [
+        (("--imatrix", "x.gguf", "--llm-type", "q8_0"), "--imatrix: has no use with --llm-type q8_0, only"),
+        (("--imatrix", "x.gguf", "--vision-only"), "--imatrix: has no use with --vision-only: no LLM"),
+        (("--imatrix", "x.gguf", "--llm", "y.gguf"), "--imatrix: has no use with --llm: no LLM"),
+        (("--llm-only", "--vision-only"), "--llm-only: excludes --vision-only"),
+        (("--llm-only", "--llm", "y.gguf"), "--llm-only: excludes --llm,"),
+        (("--llm-type", "q5_0"), "--llm-type: is 'q5_0'; choose from f32"),
+        (("--mmproj-type", "q4_k_m"), "--mmproj-type: is 'q4_k_m'; choose from f32"),
+    ],
 )
-def test_an_importance_matrix_without_use_is_a_usage_error(program, args: tuple[str, ...], tmp_path) -> None:
+def test_options_that_do_not_go_together(program, args: tuple[str, ...], message: str, tmp_path) -> None:
     done = program("convert", tmp_path, "-o", tmp_path / "out", *args)
-    assert done.returncode == 2 and "has no use with" in done.stderr
+    assert done.returncode == 2 and message in " ".join(done.stderr.split()), done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_importance_matrix_that_is_none(program, checkpoint: Path, tmp_path: Path) -> None:

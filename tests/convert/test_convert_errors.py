@@ -260,7 +260,7 @@ def test_arguments(checkpoint: Path) -> None:
         convert(checkpoint, out, llm_type="q5_0")
     with pytest.raises(ValueError, match="mmproj_type is 'q4_k_m'; choose from f32"):
         convert(checkpoint, out, mmproj_type="q4_k_m")
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(ValueError, match="llm_only excludes vision_only"):
         convert(checkpoint, out, llm_only=True, vision_only=True)
     text_only = make_llm_checkpoint(checkpoint.parent / "text")
     with pytest.raises(UnsupportedModelError, match="text-only model"):

@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gguf
 import gguf_io
 import pytest
 from bluelm_gguf.convert import ConversionError, OutputError, convert
-from bluelm_gguf.convert.writer import Staging
+from bluelm_gguf.convert.output.writer import Staging
 from checkpoints import make_bluelm_v_checkpoint
 
 LOADER = Path(__file__).with_name("conftest.py")
@@ -85,16 +84,6 @@ def test_both_files_appear_together(checkpoint: Path, tmp_path: Path) -> None:
     assert gguf_io.metadata(result.llm_path)["general.name"] == "two words/and: a colon"
 
 
-def test_sigterm_and_the_status_of_the_command(checkpoint: Path, tmp_path: Path) -> None:
-    body = (
-        "import os, signal\nfrom bluelm_gguf.convert import __main__ as command\n"
-        "signal.signal(signal.SIGTERM, command._terminated)\n"
-        "convert(args[0], args[1], on_progress=lambda *a: os.kill(os.getpid(), signal.SIGTERM))"
-    )
-    assert run_script(body, checkpoint, tmp_path).returncode == 128 + signal.SIGTERM
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_a_killed_process_left_is_removed_by_the_next(checkpoint: Path, tmp_path: Path) -> None:
     body = (
         "import os, signal\n"
@@ -159,20 +148,6 @@ def test_needs_no_torch(checkpoint: Path, tmp_path: Path) -> None:
     done = run_script(body, checkpoint, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "tiny-136K-Q4_0.gguf" in done.stdout and "mmproj-tiny-136K-Q8_0.gguf" in done.stdout
-
-
-def test_command_line(checkpoint: Path, tmp_path: Path) -> None:
-    body = "from bluelm_gguf.convert.__main__ import main\nsys.exit(main(args))"
-    done = run_script(body, checkpoint, "-o", tmp_path, "--llm-type", "q8_0", "--name", "x")
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[:2]] == ["file", "x-Q8_0.gguf"]
-    assert "note: vision FFN padded with zeros from 96 to 256 (exact)" in done.stderr
-    for path in tmp_path.iterdir():
-        gguf.GGUFReader(path)
-    failed = run_script(body, tmp_path / "nowhere", "-o", tmp_path)
-    assert failed.returncode == 1 and failed.stdout == ""
-    assert failed.stderr.startswith("error: ") and len(failed.stderr.splitlines()) == 1
-    assert run_script(body, checkpoint).returncode == 2
 
 
 def test_errors_are_value_errors() -> None:

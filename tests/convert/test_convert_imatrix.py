@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bluelm_gguf.convert import ImportanceError, convert
-from bluelm_gguf.convert.imatrix import read_imatrix
+from bluelm_gguf.convert.output.imatrix import read_imatrix
 from checkpoints import make_llm_checkpoint
 
 Entries = dict[str, np.ndarray]
@@ -150,9 +150,9 @@ def test_files_that_are_no_importance_matrix(checkpoint: Path, entries: Entries,
 
 
 def test_types_that_do_not_use_it(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="q8_0 does not use it"):
+    with pytest.raises(ValueError, match="imatrix has no use with llm_type q8_0"):
         convert(checkpoint, tmp_path, llm_type="q8_0", imatrix=tmp_path / "x")
-    with pytest.raises(ValueError, match="vision_only writes no LLM"):
+    with pytest.raises(ValueError, match="no use with vision_only: no LLM"):
         convert(checkpoint, tmp_path, vision_only=True, imatrix=tmp_path / "x")
-    with pytest.raises(ValueError, match="llm writes no LLM"):
+    with pytest.raises(ValueError, match="no use with llm: no LLM"):
         convert(checkpoint, tmp_path, llm=tmp_path / "llm.gguf", imatrix=tmp_path / "x")

@@ -314,7 +314,7 @@ def test_options_that_cannot_be_run(family: str, change: dict[str, Any], words: 
 def test_large_matrices_are_normalised_in_slabs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_text(tmp_path / "ck", "bluelm")
     whole = convert(tmp_path / "ck", tmp_path / "a", llm_type="q8_0", name="m").llm_path
-    monkeypatch.setattr("bluelm_gguf.convert.writer.SLAB", 1000)
+    monkeypatch.setattr("bluelm_gguf.convert.output.writer.SLAB", 1000)
     slabs = convert(tmp_path / "ck", tmp_path / "b", llm_type="q8_0", name="m").llm_path
     assert whole is not None and slabs is not None
     assert whole.read_bytes() == slabs.read_bytes()

@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf_io
 import pytest
 from bluelm_gguf.convert import convert
-from bluelm_gguf.convert.naming import identify
+from bluelm_gguf.convert.output.naming import identify
 from checkpoints import make_bluelm_v_checkpoint
 
 CARD = """---

@@ -11,8 +11,9 @@ import gguf_io
 import numpy as np
 import pytest
 import torch
-from bluelm_gguf.convert import LLM_TYPES, MMPROJ_TYPES, ConversionError, ConversionResult, convert, writer
-from bluelm_gguf.convert.checkpoint import Checkpoint
+from bluelm_gguf.convert import LLM_TYPES, MMPROJ_TYPES, ConversionError, ConversionResult, convert
+from bluelm_gguf.convert.checkpoint.directory import Checkpoint
+from bluelm_gguf.convert.output import writer
 from bluelm_gguf.convert.tensors import MATRIX, TensorSpec
 from checkpoints import make_bluelm_v_checkpoint, make_llm_checkpoint
 from safetensors.torch import save_file

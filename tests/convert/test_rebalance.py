@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bluelm_gguf.convert import convert
-from bluelm_gguf.convert.rebalance import factors
+from bluelm_gguf.convert.vision.rebalance import factors
 from checkpoints import make_bluelm_v_checkpoint
 from safetensors.torch import load_file, save_file
 from test_convert_mmproj import TILES, encode

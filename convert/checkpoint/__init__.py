@@ -1,0 +1,1 @@
+"""Reads checkpoints: directories, weight files of each format, config.json."""

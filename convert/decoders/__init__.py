@@ -1,0 +1,1 @@
+"""Language models: hyperparameters, tensors and metadata, a small class per architecture."""

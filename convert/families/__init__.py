@@ -1,0 +1,1 @@
+"""Recognises layouts of checkpoints and brings them to one set of names."""

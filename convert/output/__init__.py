@@ -1,0 +1,1 @@
+"""Types, bytes and metadata of the GGUF files, and writing them."""

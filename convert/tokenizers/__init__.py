@@ -1,0 +1,1 @@
+"""Tokenizers as llama.cpp's metadata."""

@@ -1,0 +1,1 @@
+"""Vision tower and projector: tensors and metadata of the mmproj."""
