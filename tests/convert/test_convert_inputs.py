@@ -216,7 +216,7 @@ def test_llm_without_pair_id_and_of_another_kind(tmp_path: Path) -> None:
     refused(directory, CheckpointError, "is no GGUF file", llm=tmp_path / "text.gguf")
     (tmp_path / "cut.gguf").write_bytes(foreign.read_bytes()[:300])
     refused(directory, CheckpointError, "is no GGUF file|names no LLM", llm=tmp_path / "cut.gguf")
-    with pytest.raises(ValueError, match="llm_only writes nothing else"):
+    with pytest.raises(ValueError, match="llm_only excludes llm"):
         convert(directory, tmp_path / "out", llm=foreign, llm_only=True)
     text_only = make_llm_checkpoint(tmp_path / "text")
     refused(text_only, UnsupportedModelError, "text-only model", llm=foreign)

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bluelm_gguf.convert import convert
+from bluelm_gguf.convert import convert, files
 from bluelm_gguf.convert.vision.rebalance import factors
 from checkpoints import make_bluelm_v_checkpoint
 from safetensors.torch import load_file, save_file
 from test_convert_mmproj import TILES, encode
-
-from bluelm_gguf import convert as converter
 
 
 def test_factors_are_powers_of_two_around_one() -> None:
@@ -55,7 +53,7 @@ def test_outlier_channels_cost_little(
     """Error of the features over their size, with the file's weights and float arithmetic."""
     paths = {"f32": convert(outliers, tmp_path / "f32", mmproj_type="f32", vision_only=True).mmproj_path}
     paths["q8_0"] = convert(outliers, tmp_path / "q8_0", mmproj_type="q8_0", vision_only=True).mmproj_path
-    monkeypatch.setattr(converter, "rebalance", lambda checkpoint, specs: specs)
+    monkeypatch.setattr(files, "rebalance", lambda checkpoint, specs: specs)
     plain = convert(outliers, tmp_path / "plain", mmproj_type="q8_0", vision_only=True)
     paths["plain"] = plain.mmproj_path
     features = {name: encode(path, TILES) for name, path in paths.items() if path is not None}
