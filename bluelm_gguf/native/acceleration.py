@@ -21,8 +21,13 @@ def accelerate(*, required: bool = False) -> str:
     """Turns our matmul kernels on for models that are loaded from now on.
 
     `Model` does it by itself; this is for programs that use llama_cpp directly. Call it before llama_cpp
-    loads its first model: llama.cpp decides then, once, where weights may go. May be called again. Nothing
-    of llama_cpp's files is changed; a model loaded with `use_extra_bufts` off keeps llama.cpp's kernels.
+    loads its first model: llama.cpp decides then, once, where weights may go. The first call changes lists
+    that llama.cpp's threads read: no other thread may load a model with llama_cpp or compute with one
+    meanwhile. After that it may be called at any time, and by any thread. Nothing of llama_cpp's files is
+    changed; a model loaded with `use_extra_bufts` off keeps llama.cpp's kernels.
+
+    It also takes ggml's own AMX kernels from every user of llama_cpp in this process: some compilers build
+    them so that they crash (GCC bug 114098).
 
     The environment variable BLUELM_LLM_KERNELS=0 keeps the kernels off, BLUELM_CPU_LEVEL chooses those of an
     older CPU (docs/performance.md).

@@ -251,7 +251,7 @@ def library_path() -> Path:
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """Loads libbluelm once, after llama_cpp.
+    """Loads libbluelm once, after llama_cpp. Changes nothing in either: that is `accelerate`'s.
 
     Raises:
         NativeError: missing library, another ABI, or another llama-cpp-python than it was built with.
@@ -288,9 +288,6 @@ def load() -> ctypes.CDLL:
             f"{path} was built as {build_info}, but llama-cpp-python {llama_cpp.__version__} is installed: "
             "reinstall bluelm-gguf with pip"
         )
-    status = lib.bluelm_llama_prepare()
-    if status != 0:
-        raise errors.NativeError(lib.bluelm_last_error().decode(errors="replace"))
     return lib
 
 

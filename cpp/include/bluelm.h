@@ -62,8 +62,8 @@ BLUELM_API const char* bluelm_build_info(void);
 // "avx512-bf16", "amx", "neon", "dotprod" or "i8mm"; static. The environment variable BLUELM_CPU_LEVEL forces
 // one that the CPU has; NULL, with the reason in bluelm_last_error(), if it names another.
 BLUELM_API const char* bluelm_cpu_level(void);
-// To be called before llama.cpp loads a model in this process: takes off ggml's list the kernels that crash
-// with some compilers (AMX, GCC bug 114098). Calling it again does nothing.
+// What bluelm_llm_kernels_register does to ggml's lists, without turning the kernels on, and OK where they
+// cannot be. To be called before llama.cpp loads a model in this process.
 BLUELM_API bluelm_status bluelm_llama_prepare(void);
 BLUELM_API const char* bluelm_last_error(void);
 BLUELM_API const char* bluelm_status_name(bluelm_status status);
@@ -282,8 +282,13 @@ BLUELM_API bluelm_status bluelm_prefill_embd(struct llama_context* ctx, const bl
 // the same llama.cpp loads from now on keep their Q4_0, Q4_K, Q6_K and Q8_0 matrices in an order of our own
 // (instead of llama.cpp's repacked one), and compute with them. Matrices of models loaded before stay as they
 // are; attention has no weights, and all models compute it with our kernels from their next llama_decode on.
-// Thread-safe, may be called again. The environment variable BLUELM_LLM_KERNELS=0 keeps them off, and so does
-// a CPU for which there is nothing faster than llama.cpp's own.
+// It also takes ggml's AMX kernels from every user of the same llama.cpp, since they crash with some compilers
+// (GCC bug 114098).
+// May be called again, which changes no list. The first call, of this or of the other two, changes lists of
+// ggml that its compute threads read: no other thread may load a model or compute with ggml meanwhile. Where
+// llama.cpp has loaded a model before, nothing is inserted. (The first call forks a child process that tries
+// that out.) The environment variable BLUELM_LLM_KERNELS=0 keeps the kernels off, and so does a CPU for which
+// there is nothing faster than llama.cpp's own; BLUELM_CPU_LEVEL chooses them at the first call.
 // Errors: UNSUPPORTED where this llama.cpp lets no kernels in, or where it loaded a model before;
 // INVALID_ARGUMENT for a BLUELM_CPU_LEVEL this CPU does not have. llama.cpp runs on as it is then.
 BLUELM_API bluelm_status bluelm_llm_kernels_register(void);

@@ -5,7 +5,6 @@
 #include "bluelm.h"
 #include "ggml-cpu.h"
 #include "kernels/cpu_level.h"
-#include "llama/cpu_buffers.h"
 
 #ifndef BLUELM_VERSION
 #define BLUELM_VERSION "unknown"
@@ -62,10 +61,6 @@ const char* bluelm_cpu_level(void) {
     const char* name = nullptr;
     bluelm::guard([&] { name = bluelm::cpu_level_name(bluelm::cpu_level()); });
     return name;
-}
-
-bluelm_status bluelm_llama_prepare(void) {
-    return bluelm::guard([] { bluelm::prepare_cpu_buffers(); });
 }
 
 const char* bluelm_last_error(void) { return bluelm::last_error.c_str(); }

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include "ggml-cpu.h"
 #include "kernels/llm/kernels.h"
 #include "llama/attention.h"
+#include "llama/extra_buffers.h"
 #include "llama/ggml_cpu_private.h"
 #include "llama/mul_mat.h"
 
@@ -33,21 +36,39 @@ bool is_ours(const ggml_tensor* t) { return t && t->buffer && t->buffer->buft ==
 
 const char* type_name(ggml_backend_buffer_type_t) { return "BLUELM"; }
 
-void free_buffer(ggml_backend_buffer_t buffer) { std::free(buffer->context); }
+// What a buffer holds. A tensor may be written in parts, through a call that cannot fail: they are kept until
+// they make a whole.
+struct Memory {
+    void* bytes;
+    std::mutex mutex;
+    struct Parts {
+        std::vector<uint8_t> bytes;
+        size_t n_written = 0;
+    };
+    std::map<const ggml_tensor*, Parts> parts;
 
-void* base_of(ggml_backend_buffer_t buffer) { return buffer->context; }
+    explicit Memory(void* allocated) : bytes(allocated) {}
+    ~Memory() { std::free(bytes); }
+};
+
+Memory& memory_of(ggml_backend_buffer_t buffer) { return *static_cast<Memory*>(buffer->context); }
+
+void free_buffer(ggml_backend_buffer_t buffer) { delete &memory_of(buffer); }
+
+void* base_of(ggml_backend_buffer_t buffer) { return memory_of(buffer).bytes; }
 
 void set_memory(ggml_backend_buffer_t, ggml_tensor* tensor, uint8_t value, size_t offset, size_t size) {
     std::memset(static_cast<char*>(tensor->data) + offset, value, size);
 }
 
-void clear(ggml_backend_buffer_t buffer, uint8_t value) { std::memset(buffer->context, value, buffer->size); }
+void clear(ggml_backend_buffer_t buffer, uint8_t value) { std::memset(base_of(buffer), value, buffer->size); }
 
-// llama.cpp writes whole tensors, one after the other on one thread.
-void set_tensor(ggml_backend_buffer_t, ggml_tensor* tensor, const void* data, size_t offset, size_t size) {
-    LlmType type;
-    if (offset != 0 || size != ggml_nbytes(tensor) || !llm_type(tensor->type, &type))
-        GGML_ABORT("%s: only whole tensors can be packed", tensor->name);
+// Whether a tensor of this buffer type is stored in the kernels' order; others are stored as they are.
+bool is_packed(const ggml_tensor* t, LlmType* type) {
+    return llm_type(t->type, type) && t->ne[0] % ggml_blck_size(t->type) == 0;
+}
+
+void pack(const ggml_tensor* tensor, LlmType type, const void* data) {
     const int64_t n_in = tensor->ne[0], n_out = ggml_nrows(tensor), n_panels = llm_panels(n_out);
     constexpr int64_t kShare = 8;  // panels
     std::atomic<int64_t> next{0};
@@ -66,6 +87,28 @@ void set_tensor(ggml_backend_buffer_t, ggml_tensor* tensor, const void* data, si
     for (std::thread& t : helpers) t.join();
 }
 
+// llama.cpp writes whole tensors, one after the other on one thread.
+void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, size_t offset,
+                size_t size) {
+    LlmType type;
+    const size_t n_bytes = ggml_nbytes(tensor);
+    if (!is_packed(tensor, &type)) {
+        std::memcpy(static_cast<char*>(tensor->data) + offset, data, size);
+    } else if (offset == 0 && size == n_bytes) {
+        pack(tensor, type, data);
+    } else {
+        Memory& memory = memory_of(buffer);
+        const std::lock_guard<std::mutex> lock(memory.mutex);
+        Memory::Parts& parts = memory.parts[tensor];
+        parts.bytes.resize(n_bytes);
+        std::memcpy(parts.bytes.data() + offset, data, size);
+        parts.n_written += size;
+        if (parts.n_written < n_bytes) return;
+        pack(tensor, type, parts.bytes.data());
+        memory.parts.erase(tensor);
+    }
+}
+
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
     constexpr size_t kHuge = size_t{2} << 20;
     const size_t alignment = size >= kHuge ? kHuge : kAlignment;
@@ -82,14 +125,16 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
     iface.memset_tensor = set_memory;
     iface.set_tensor = set_tensor;
     iface.clear = clear;
-    return ggml_backend_buffer_init(type, iface, memory, size);
+    auto* context = new (std::nothrow) Memory(memory);
+    if (!context) std::free(memory);
+    return context ? ggml_backend_buffer_init(type, iface, context, size) : nullptr;
 }
 
 size_t alignment_of(ggml_backend_buffer_type_t) { return kAlignment; }
 
 size_t alloc_size(ggml_backend_buffer_type_t, const ggml_tensor* t) {
     LlmType type;
-    if (!llm_type(t->type, &type) || t->ne[0] % ggml_blck_size(t->type) != 0) return ggml_nbytes(t);
+    if (!is_packed(t, &type)) return ggml_nbytes(t);
     return static_cast<size_t>(llm_panels(ggml_nrows(t))) * llm_panel_bytes(type, t->ne[0]);
 }
 
@@ -110,7 +155,8 @@ public:
 };
 
 // Attention has no weights, and no buffer of ours that says whether it is to be used: that is decided when
-// ggml plans a graph, and noted in the node, so that all threads do the same.
+// ggml plans a graph, and noted in the node's `extra`, which is the backend's, so that all threads do the
+// same. ggml asks with a pointer to const, but a node of a graph is no const object (ggml.h).
 class AttentionTraits final : public TensorTraits {
 public:
     bool work_size(int n_threads, const ggml_tensor* op, size_t& size) override {
@@ -153,70 +199,24 @@ ggml_backend_buffer_type* buffer_type() {
     return &type;
 }
 
-// -------------------------------------------------------------------------------------------------- the list
-
-[[noreturn]] void unsupported(const char* message) { throw Error(BLUELM_ERR_UNSUPPORTED, message); }
-
-void install() {
-#if defined(_WIN32)
-    unsupported("this build has no way into llama.cpp's CPU backend");
-#else
-    if (!ggml_backend_cpu_get_extra_buffer_types || !ggml_backend_buffer_init || !ggml_barrier ||
-        !ggml_threadpool_chunk_set || !ggml_threadpool_chunk_add) {
-        unsupported("this llama.cpp does not export what the kernels need; it runs with its own");
-    }
-    const ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-    auto& types = ggml_backend_cpu_get_extra_buffer_types();
-    for (const ggml_backend_buffer_type_t t : types) {
-        if (t->iface.get_name == nullptr || t->iface.get_name(t) != ggml_backend_buft_name(t) ||
-            t->device != ggml_backend_buft_get_device(t)) {
-            unsupported("this llama.cpp is not the one the kernels were built for; it runs with its own");
-        }
-    }
-    const auto get =
-        cpu ? reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(
-                  ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts"))
-            : nullptr;
-    if (!get) unsupported("this llama.cpp has no extra buffer types; it runs with its own kernels");
-
-    types.insert(types.begin(), buffer_type());
-    // llama.cpp reads a copy that is made when it is first asked for.
-    ggml_backend_buffer_type_t* copy = get(cpu);
-    ggml_backend_buffer_type_t* end = copy;
-    while (*end) ++end;
-    if (std::find(copy, end, buffer_type()) != end) return;
-    // Made before: there is room only where AMX stands, whose kernels are not used (see _native.py).
-    for (ggml_backend_buffer_type_t* t = copy; t != end; ++t) {
-        if (std::strcmp(ggml_backend_buft_name(*t), "AMX") == 0) {
-            std::copy_backward(copy, t, t + 1);
-            *copy = buffer_type();
-            return;
-        }
-    }
-    types.erase(types.begin());
-    unsupported("a model was loaded by llama.cpp before; turn the kernels on before the first one");
-#endif
-}
-
 }  // namespace
 
-void llm_door_install() {
+void install_buffer_type() {
     static std::mutex mutex;
     static bool is_installed = false;
     const std::lock_guard<std::mutex> lock(mutex);
     if (is_installed) return;
-    install();
+    try {
+        insert_extra_buffer_types({buffer_type()});
+    } catch (const Error&) {
+        remove_amx_buffer_type();
+        throw;
+    }
+    remove_amx_buffer_type();
     is_installed = true;
 }
 
-void llm_door_try_install() noexcept {
-    try {
-        llm_door_install();
-    } catch (...) {  // llama.cpp runs with its own kernels
-    }
-}
-
-void llm_door_enable(bool is_on) { enabled.store(is_on); }
-bool llm_door_is_enabled() { return enabled.load(); }
+void enable_buffer_type(bool is_on) { enabled.store(is_on); }
+bool is_buffer_type_enabled() { return enabled.load(); }
 
 }  // namespace bluelm

@@ -14,12 +14,7 @@ constexpr int64_t kMaxShare =
     8;  // panels: tens of microseconds at most, in which others wait for the last one
 constexpr int64_t kMaxStrip = 16;  // panels; the sums of 512 rows x 256 outputs stay in cache
 
-const LlmKernels& kernels() {
-    // Once: a weight that is packed, and the work memory ggml planned for, suit every level, but a level that
-    // changes between planning and computing does not.
-    static const LlmKernels& chosen = llm_kernels_at(cpu_level());
-    return chosen;
-}
+const LlmKernels& kernels() { return llm_kernels_in_use(); }
 
 struct Shape {
     LlmType type;
@@ -114,6 +109,13 @@ void big_product(const ggml_compute_params& params, const Shape& s, const LlmRow
 }
 
 }  // namespace
+
+const LlmKernels& llm_kernels_in_use() {
+    // Once: a weight that is packed, and the work memory ggml planned for, suit every level, but a level that
+    // changes between planning and computing does not.
+    static const LlmKernels& chosen = llm_kernels_at(cpu_level());
+    return chosen;
+}
 
 bool llm_matmul_supports(const ggml_tensor* op) {
     const ggml_tensor *weights = op->src[0], *x = op->src[1];

@@ -8,6 +8,12 @@
 
 namespace bluelm {
 
+struct LlmKernels;
+
+// The matmul kernels of this process: those of the level that was in use when they were first asked for.
+// Throws Error INVALID_ARGUMENT where BLUELM_CPU_LEVEL names no level of this CPU then.
+const LlmKernels& llm_kernels_in_use();
+
 // src0: weights [n_in, n_out] of a type of kernels/llm/pack.h; src1: float32 [n_in, ...]; the result
 // contiguous.
 bool llm_matmul_supports(const ggml_tensor* op);
