@@ -278,9 +278,9 @@ void test_memory() {
     CHECK(refused);
 }
 
-void test_ends(CpuLevel level, bool of_int) {
+void test_epilogues(CpuLevel level, bool of_int) {
     const RowOps& ops = row_ops(level);
-    const RowOps::Ends& ends = of_int ? ops.of_int32 : ops.of_float;
+    const RowOps::Epilogues& ends = of_int ? ops.of_int32 : ops.of_float;
     const int rows = uniform(1, 9), n = uniform(1, 70);
     const size_t c_stride = static_cast<size_t>(n + uniform(0, 5)),
                  stride = static_cast<size_t>(n + uniform(0, 5));
@@ -441,7 +441,7 @@ int main() {
         }
         for (int i = 0; i < 100; ++i) test_rows(level);
         for (int i = 0; i < 20; ++i) test_weight_rows(level);
-        for (int i = 0; i < 50; ++i) test_ends(level, i % 2 == 0);
+        for (int i = 0; i < 50; ++i) test_epilogues(level, i % 2 == 0);
         for (const MatmulType type : {MatmulType::kBf16, MatmulType::kF32}) {
             for (int i = 0; i < 8; ++i) test_attention(type, level, i % 4 == 3);
         }

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "guarded.h"
-#include "kernels/llm/kernels.h"
+#include "kernels/llm/matmul.h"
 
 using namespace bluelm;
 using check::Guarded;
@@ -92,37 +92,37 @@ void check_unpack(const Case& c, LlmType type, const Weights& w) {
 }
 
 // Runs one level's product, `big` or small, with rows strided and misaligned.
-std::vector<float> run(const LlmKernels& k, bool is_big, const Case& c, LlmType type, const Weights& w,
+std::vector<float> run(const LlmKernels& k, bool is_gemm, const Case& c, LlmType type, const Weights& w,
                        const std::vector<float>& x, int64_t x_stride) {
     const Guarded out(static_cast<size_t>(c.n_rows * c.n_out) * 4, 4);
     // The last row's padding is not there.
     const auto n_x = static_cast<size_t>((c.n_rows - 1) * x_stride + c.n_in);
     const Guarded activations(std::vector<float>(x.data(), x.data() + n_x));
-    const LlmRows rows = {activations.as<char>(), c.n_rows, 1, static_cast<size_t>(x_stride) * 4, 0, 0};
+    const StridedRows rows = {activations.as<char>(), c.n_rows, 1, static_cast<size_t>(x_stride) * 4, 0, 0};
     const int64_t n_panels = llm_panels(c.n_out), n_cells = c.n_in / 32;
-    if (is_big) {
-        const Guarded work(k.activation_bytes(type, c.n_rows, c.n_in), kLine),
-            scratch(k.scratch_bytes(type, c.n_in), kLine);
-        const int64_t groups = (c.n_rows + k.row_group - 1) / k.row_group;
-        k.convert(type, rows, c.n_rows, c.n_in, groups / 2, groups, work.data);
-        k.convert(type, rows, c.n_rows, c.n_in, 0, groups / 2, work.data);
+    if (is_gemm) {
+        const Guarded work(k.gemm->x_bytes(type, c.n_rows, c.n_in), kLine),
+            scratch(k.gemm->scratch_bytes(type, c.n_in), kLine);
+        const int64_t groups = (c.n_rows + k.gemm->row_block - 1) / k.gemm->row_block;
+        k.gemm->pack_x(type, rows, c.n_rows, c.n_in, groups / 2, groups, work.data);
+        k.gemm->pack_x(type, rows, c.n_rows, c.n_in, 0, groups / 2, work.data);
         const int64_t middle = n_panels / 2;
         for (const auto& [a, b] : {std::pair{middle, n_panels}, std::pair{int64_t{0}, middle}})
             if (a < b)
-                k.big({type, c.n_in, c.n_out, c.n_rows, work.data, w.packed.data, a, b, out.as<float>(),
-                       scratch.data});
+                k.gemm->multiply({type, c.n_in, c.n_out, c.n_rows, work.data, w.packed.data, a, b,
+                                  out.as<float>(), scratch.data});
     } else {
-        const size_t row_bytes = llm_small_row_bytes(c.n_in);
+        const size_t row_bytes = llm_q8_row_bytes(c.n_in);
         const Guarded work(row_bytes * static_cast<size_t>(c.n_rows), kLine);
         for (int64_t r = 0; r < c.n_rows; ++r) {
             uint8_t* row = work.data + static_cast<size_t>(r) * row_bytes;
-            k.quantise(rows[r], c.n_in, n_cells / 2, n_cells, row);
-            k.quantise(rows[r], c.n_in, 0, n_cells / 2, row);
+            k.gemv->pack_x(rows[r], c.n_in, n_cells / 2, n_cells, row);
+            k.gemv->pack_x(rows[r], c.n_in, 0, n_cells / 2, row);
         }
         for (int64_t p = 0; p < n_panels; ++p)
-            k.small(type, w.packed.data + static_cast<size_t>(p) * llm_panel_bytes(type, c.n_in), c.n_in,
-                    work.data, row_bytes, c.n_rows, out.as<float>() + p * 16, c.n_out,
-                    std::min<int64_t>(16, c.n_out - p * 16));
+            k.gemv->multiply(type, w.packed.data + static_cast<size_t>(p) * llm_panel_bytes(type, c.n_in),
+                             c.n_in, work.data, row_bytes, c.n_rows, out.as<float>() + p * 16, c.n_out,
+                             std::min<int64_t>(16, c.n_out - p * 16));
     }
     return {out.as<float>(), out.as<float>() + c.n_rows * c.n_out};
 }
@@ -131,11 +131,11 @@ std::vector<float> run(const LlmKernels& k, bool is_big, const Case& c, LlmType 
 // largest activation of a group; errors of many terms add up like their squares' root, 6 of these are room
 // enough for any of the millions of results. Weights of 8 bits with shared scales, or bf16, add their own;
 // the big product of avx2 keeps the weights and rounds scales to 1/4000 of a group's largest.
-void check_result(const LlmKernels& k, bool is_big, const Case& c, const Weights& w,
+void check_result(const LlmKernels& k, bool is_gemm, const Case& c, const Weights& w,
                   const std::vector<float>& x, int64_t x_stride, const std::vector<float>& got) {
-    const bool is_amx = is_big && std::strcmp(k.name, "amx") == 0;
+    const bool is_amx = is_gemm && std::strcmp(k.name, "amx") == 0;
     const bool is_arm = std::strcmp(k.name, "dotprod") == 0 || std::strcmp(k.name, "i8mm") == 0;
-    const int64_t group = !is_big || is_amx ? 32 : is_arm ? 256 : 128;
+    const int64_t group = !is_gemm || is_amx ? 32 : is_arm ? 256 : 128;
     const double w_steps = std::strcmp(k.name, "avx2") == 0 ? 8000 : 127;  // twice the error, of the largest
     for (int64_t r = 0; r < c.n_rows; ++r) {
         for (int64_t o = 0; o < c.n_out; ++o) {
@@ -156,13 +156,13 @@ void check_result(const LlmKernels& k, bool is_big, const Case& c, const Weights
                 }
                 if (!is_amx) variance += x_most * x_most / (254.0 * 254.0) * ww;
                 // A bound of w_most: for Q4_K the range of a block may reach further than its values do.
-                if (!is_amx && is_big) variance += w_most * w_most / (w_steps * w_steps) * xx;
+                if (!is_amx && is_gemm) variance += w_most * w_most / (w_steps * w_steps) * xx;
             }
             const double error = std::fabs(got[static_cast<size_t>(r * c.n_out + o)] - want);
             // Where all terms are alike their errors add up; a saturated sum would be off by far more.
             const double alike = c.fill < 0 ? 1e-5 : 1.0 / 200;
             if (!(error <= 6 * std::sqrt(variance) + alike * magnitude + 1e-30)) {
-                fail(std::string(k.name) + (is_big ? " big " : " small ") + c.name() + " row " +
+                fail(std::string(k.name) + (is_gemm ? " big " : " small ") + c.name() + " row " +
                      std::to_string(r) + " output " + std::to_string(o) + ": off by " +
                      std::to_string(error) + ", allowed " + std::to_string(6 * std::sqrt(variance)));
                 return;
@@ -171,16 +171,16 @@ void check_result(const LlmKernels& k, bool is_big, const Case& c, const Weights
     }
 }
 
-void check_not_finite(const LlmKernels& k, bool is_big, Case c, LlmType type, const Weights& w,
+void check_not_finite(const LlmKernels& k, bool is_gemm, Case c, LlmType type, const Weights& w,
                       std::vector<float> x, int64_t x_stride, std::mt19937_64& rng) {
     const int64_t row = static_cast<int64_t>(rng() % static_cast<uint64_t>(c.n_rows));
     const auto index =
         static_cast<size_t>(row * x_stride + static_cast<int64_t>(rng() % static_cast<uint64_t>(c.n_in)));
-    const auto clean = run(k, is_big, c, type, w, x, x_stride);
+    const auto clean = run(k, is_gemm, c, type, w, x, x_stride);
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                             -std::numeric_limits<float>::infinity()}) {
         x[index] = bad;
-        const auto got = run(k, is_big, c, type, w, x, x_stride);
+        const auto got = run(k, is_gemm, c, type, w, x, x_stride);
         for (int64_t i = 0; i < c.n_rows * c.n_out; ++i) {
             const bool is_row = i / c.n_out == row;
             const float a = got[static_cast<size_t>(i)], b = clean[static_cast<size_t>(i)];
@@ -253,7 +253,7 @@ int main(int argc, char** argv) {
                     }
                 }
                 check_not_finite(*k, false, c, type, w, x, stride, rng);
-                if (!k->big) continue;
+                if (!k->gemm) continue;
                 if (i != 6) check_result(*k, true, c, w, x, stride, run(*k, true, c, type, w, x, stride));
                 check_not_finite(*k, true, c, type, w, x, stride, rng);
             }

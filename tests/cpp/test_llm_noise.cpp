@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "check.h"
-#include "kernels/llm/kernels.h"
+#include "kernels/llm/matmul.h"
 
 using namespace bluelm;
 
@@ -30,12 +30,12 @@ struct Aligned {
 std::vector<float> few_rows(const LlmKernels& k, LlmType type, const uint8_t* packed,
                             const std::vector<float>& x) {
     std::vector<float> out(kRows * kOut);
-    Aligned work(llm_small_row_bytes(kIn));
+    Aligned work(llm_q8_row_bytes(kIn));
     for (int64_t r = 0; r < kRows; ++r) {
-        k.quantise(x.data() + r * kIn, kIn, 0, kIn / 32, work.data);
+        k.gemv->pack_x(x.data() + r * kIn, kIn, 0, kIn / 32, work.data);
         for (int64_t p = 0; p < llm_panels(kOut); ++p)
-            k.small(type, packed + static_cast<size_t>(p) * llm_panel_bytes(type, kIn), kIn, work.data, 0, 1,
-                    out.data() + r * kOut + p * kPanelOutputs, kOut, kPanelOutputs);
+            k.gemv->multiply(type, packed + static_cast<size_t>(p) * llm_panel_bytes(type, kIn), kIn,
+                             work.data, 0, 1, out.data() + r * kOut + p * kPanelOutputs, kOut, kPanelOutputs);
     }
     return out;
 }
@@ -43,10 +43,11 @@ std::vector<float> few_rows(const LlmKernels& k, LlmType type, const uint8_t* pa
 std::vector<float> many_rows(const LlmKernels& k, LlmType type, const uint8_t* packed,
                              const std::vector<float>& x) {
     std::vector<float> out(kRows * kOut);
-    Aligned work(k.activation_bytes(type, kRows, kIn)), scratch(k.scratch_bytes(type, kIn));
-    const LlmRows rows = {reinterpret_cast<const char*>(x.data()), kRows, 1, kIn * 4, 0, 0};
-    k.convert(type, rows, kRows, kIn, 0, (kRows + k.row_group - 1) / k.row_group, work.data);
-    k.big({type, kIn, kOut, kRows, work.data, packed, 0, llm_panels(kOut), out.data(), scratch.data});
+    Aligned work(k.gemm->x_bytes(type, kRows, kIn)), scratch(k.gemm->scratch_bytes(type, kIn));
+    const StridedRows rows = {reinterpret_cast<const char*>(x.data()), kRows, 1, kIn * 4, 0, 0};
+    k.gemm->pack_x(type, rows, kRows, kIn, 0, (kRows + k.gemm->row_block - 1) / k.gemm->row_block, work.data);
+    k.gemm->multiply(
+        {type, kIn, kOut, kRows, work.data, packed, 0, llm_panels(kOut), out.data(), scratch.data});
     return out;
 }
 
@@ -91,7 +92,7 @@ int main() {
                     want[i] += static_cast<double>(x[i / kOut * kIn + j]) * w[i % kOut * kIn + j];
             for (const CpuLevel level : cpu_levels()) {
                 const LlmKernels& k = llm_kernels_at(level);
-                if (!k.big) continue;
+                if (!k.gemm) continue;
                 const double few = relative_error(few_rows(k, type, packed.data, x), want),
                              many = relative_error(many_rows(k, type, packed.data, x), want);
                 std::printf("%-12s %s%s: few rows %.5f, many rows %.5f\n", k.name, ggml_type_name(ggml),

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "bluelm.h"
-#include "kernels/llm/kernels.h"
+#include "kernels/llm/matmul.h"
 #include "llama/buffer_type.h"
 #include "llama/mul_mat.h"
 

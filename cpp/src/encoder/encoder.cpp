@@ -60,7 +60,7 @@ bool Encoder::Thread::front(size_t layer, int64_t first, int64_t n) {
         put_row(block.qkv, e_.ops_, row_, rows, r);
     }
     start(EncoderStage::kQkv);
-    const RowOps::Ends& end = ends(block.qkv);
+    const RowOps::Epilogues& end = epilogues(block.qkv);
     const size_t stride = static_cast<size_t>(3 * d);
     return multiply(block.qkv, weights(layer, 0), rows, n, [&](const Sums& sums, int64_t r, int64_t column) {
         const int64_t at = (first + r) * 3 * d + column;  // of [B * 729, 3 * 1152]
@@ -107,7 +107,7 @@ bool Encoder::Thread::back(size_t layer, int64_t first, int64_t n) {
     const int64_t d = c.n_embd, f = c.n_ff;
     const size_t d_bytes = static_cast<size_t>(d) * run_.wide_bytes,
                  f_bytes = static_cast<size_t>(f) * run_.wide_bytes;
-    const RowOps::Ends& end = ends(block.out);
+    const RowOps::Epilogues& end = epilogues(block.out);
     float* x = run_.tokens + first * d;
     const auto add_to_x = [&](const Sums& sums, int64_t r, int64_t column) {
         end.residual(sums, x + r * d + column, static_cast<size_t>(d));
@@ -196,7 +196,7 @@ bool Encoder::Thread::project(int64_t first, int64_t n) {
         put_row(e_.mm0_, e_.ops_, row, rows, r);
     }
     float* h = reinterpret_cast<float*>(gelu_);
-    const RowOps::Ends& end = ends(e_.mm0_);
+    const RowOps::Epilogues& end = epilogues(e_.mm0_);
     if (!multiply(e_.mm0_, weights(group, 0), rows, n, [&](const Sums& sums, int64_t r, int64_t column) {
             float* to = h + r * hidden + column;
             if (c.projector_gelu_tanh) {

@@ -76,7 +76,7 @@ private:
     }
     // Row r for `linear` from a row of the wide type.
     void put_wide_row(const PackedLinear& linear, const char* from, const Rows& rows, int64_t r) const;
-    const RowOps::Ends& ends(const PackedLinear& linear) const {
+    const RowOps::Epilogues& epilogues(const PackedLinear& linear) const {
         return linear.type() == MatmulType::kInt8 ? e_.ops_.of_int32 : e_.ops_.of_float;
     }
 

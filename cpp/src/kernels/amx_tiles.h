@@ -1,4 +1,5 @@
-// What every AMX kernel needs: the configuration of eight full tiles, without GCC's bug. Internal to kernels.
+// What every AMX kernel needs: the configuration of eight full tiles, without GCC's bug. Internal to kernels;
+// included before BLUELM_TARGET_BEGIN.
 #ifndef BLUELM_AMX_TILES_H
 #define BLUELM_AMX_TILES_H
 
@@ -13,6 +14,7 @@ struct alignas(64) TileConfig {
     uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
+static_assert(sizeof(TileConfig) == 64, "what ldtilecfg reads");
 
 // GCC before 12.4 tells its optimiser that _tile_loadconfig reads 8 bytes (bug 114098); this reads memory.
 inline void load_config(const TileConfig& config) {

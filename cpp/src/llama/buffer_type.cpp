@@ -12,7 +12,7 @@
 
 #include "base/error.h"
 #include "ggml-cpu.h"
-#include "kernels/llm/kernels.h"
+#include "kernels/llm/matmul.h"
 #include "llama/attention.h"
 #include "llama/extra_buffers.h"
 #include "llama/ggml_cpu_private.h"

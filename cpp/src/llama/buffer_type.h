@@ -1,6 +1,6 @@
 // Our matmul kernels inside llama.cpp's own graphs: a buffer type "BLUELM" at the head of ggml's list of
 // extra buffer types (llama/extra_buffers.h). Weights are packed when they are loaded (kernels/llm/pack.h),
-// and matmuls with them run kernels/llm/kernels.h. What it does not take (other types, experts of mixtures,
+// and matmuls with them run kernels/llm/matmul.h. What it does not take (other types, experts of mixtures,
 // embeddings) goes to the next in the list as before.
 #ifndef BLUELM_BUFFER_TYPE_H
 #define BLUELM_BUFFER_TYPE_H

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <new>
 
-#include "kernels/llm/kernels.h"
+#include "kernels/llm/matmul.h"
 
 namespace bluelm {
 namespace {
@@ -27,7 +27,7 @@ struct Shape {
           n_panels(llm_panels(n_out)) {
         llm_type(op->src[0]->type, &type);
     }
-    bool is_big() const { return kernels().big && n_rows >= kernels().big_from; }
+    bool is_gemm() const { return kernels().gemm && n_rows >= kernels().gemm->from_rows; }
 };
 
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -66,13 +66,13 @@ private:
     int64_t n_chunks_;
 };
 
-void small_product(const ggml_compute_params& params, const Shape& s, const LlmRows& x,
-                   const ggml_tensor* weights, float* out, uint8_t* runs, uint8_t* work) {
-    const size_t row_bytes = llm_small_row_bytes(s.n_in);
+void gemv(const ggml_compute_params& params, const Shape& s, const StridedRows& x, const ggml_tensor* weights,
+          float* out, uint8_t* runs, uint8_t* work) {
+    const size_t row_bytes = llm_q8_row_bytes(s.n_in);
     const int64_t n_cells = s.n_in / kCellInputs, ith = params.ith, nth = params.nth;
     for (int64_t r = 0; r < s.n_rows; ++r) {
-        kernels().quantise(x[r], s.n_in, ith * n_cells / nth, (ith + 1) * n_cells / nth,
-                           work + static_cast<size_t>(r) * row_bytes);
+        kernels().gemv->pack_x(x[r], s.n_in, ith * n_cells / nth, (ith + 1) * n_cells / nth,
+                               work + static_cast<size_t>(r) * row_bytes);
     }
     const int64_t share = std::clamp<int64_t>(s.n_panels / (nth * kChunksPerThread), 1, kMaxShare);
     Chunks chunks(params, runs, (s.n_panels + share - 1) / share);
@@ -83,28 +83,31 @@ void small_product(const ggml_compute_params& params, const Shape& s, const LlmR
     chunks.each([&](int64_t c) {
         for (int64_t p = c * share; p < std::min((c + 1) * share, s.n_panels); ++p) {
             const int64_t first = p * kPanelOutputs;
-            kernels().small(s.type, packed + static_cast<size_t>(p) * panel_bytes, s.n_in, work, row_bytes,
-                            s.n_rows, out + first, s.n_out, std::min(kPanelOutputs, s.n_out - first));
+            kernels().gemv->multiply(s.type, packed + static_cast<size_t>(p) * panel_bytes, s.n_in, work,
+                                     row_bytes, s.n_rows, out + first, s.n_out,
+                                     std::min(kPanelOutputs, s.n_out - first));
         }
     });
 }
 
-void big_product(const ggml_compute_params& params, const Shape& s, const LlmRows& x,
-                 const ggml_tensor* weights, float* out, uint8_t* runs, uint8_t* work) {
+void gemm(const ggml_compute_params& params, const Shape& s, const StridedRows& x, const ggml_tensor* weights,
+          float* out, uint8_t* runs, uint8_t* work) {
     const int64_t ith = params.ith, nth = params.nth;
-    const int64_t n_groups = (s.n_rows + kernels().row_group - 1) / kernels().row_group;
-    kernels().convert(s.type, x, s.n_rows, s.n_in, ith * n_groups / nth, (ith + 1) * n_groups / nth, work);
-    const int64_t together = kernels().big_panels;
+    const int64_t n_groups = (s.n_rows + kernels().gemm->row_block - 1) / kernels().gemm->row_block;
+    kernels().gemm->pack_x(s.type, x, s.n_rows, s.n_in, ith * n_groups / nth, (ith + 1) * n_groups / nth,
+                           work);
+    const int64_t together = kernels().gemm->panels;
     int64_t width = s.n_panels / (nth * kChunksPerThread) / together * together;
     width = std::min(std::max(width, together), kMaxStrip / together * together);
     Chunks chunks(params, runs, (s.n_panels + width - 1) / width);
     ggml_barrier(params.threadpool);
 
-    uint8_t* scratch = work + aligned(kernels().activation_bytes(s.type, s.n_rows, s.n_in)) +
-                       static_cast<size_t>(ith) * aligned(kernels().scratch_bytes(s.type, s.n_in));
+    uint8_t* scratch = work + aligned(kernels().gemm->x_bytes(s.type, s.n_rows, s.n_in)) +
+                       static_cast<size_t>(ith) * aligned(kernels().gemm->scratch_bytes(s.type, s.n_in));
     chunks.each([&](int64_t c) {
-        kernels().big({s.type, s.n_in, s.n_out, s.n_rows, work, static_cast<const uint8_t*>(weights->data),
-                       c * width, std::min((c + 1) * width, s.n_panels), out, scratch});
+        kernels().gemm->multiply({s.type, s.n_in, s.n_out, s.n_rows, work,
+                                  static_cast<const uint8_t*>(weights->data), c * width,
+                                  std::min((c + 1) * width, s.n_panels), out, scratch});
     });
 }
 
@@ -129,24 +132,24 @@ size_t llm_matmul_work_size(int n_threads, const ggml_tensor* op) {
     const Shape s(op);
     const size_t alignment = 64;  // ggml's work memory has none in particular
     const size_t runs = alignment + Chunks::bytes(n_threads);
-    if (!s.is_big()) return runs + static_cast<size_t>(s.n_rows) * llm_small_row_bytes(s.n_in);
-    return runs + aligned(kernels().activation_bytes(s.type, s.n_rows, s.n_in)) +
-           static_cast<size_t>(n_threads) * aligned(kernels().scratch_bytes(s.type, s.n_in));
+    if (!s.is_gemm()) return runs + static_cast<size_t>(s.n_rows) * llm_q8_row_bytes(s.n_in);
+    return runs + aligned(kernels().gemm->x_bytes(s.type, s.n_rows, s.n_in)) +
+           static_cast<size_t>(n_threads) * aligned(kernels().gemm->scratch_bytes(s.type, s.n_in));
 }
 
 void llm_matmul(const ggml_compute_params& params, ggml_tensor* op) {
     const Shape s(op);
     const ggml_tensor* x = op->src[1];
-    const LlmRows rows = {
+    const StridedRows rows = {
         static_cast<const char*>(x->data), x->ne[1], x->ne[2], x->nb[1], x->nb[2], x->nb[3]};
     const auto address = reinterpret_cast<uintptr_t>(params.wdata);
     uint8_t* runs = static_cast<uint8_t*>(params.wdata) + (aligned(address) - address);
     uint8_t* work = runs + Chunks::bytes(params.nth);
     auto* out = static_cast<float*>(op->data);
-    if (s.is_big())
-        big_product(params, s, rows, op->src[0], out, runs, work);
+    if (s.is_gemm())
+        gemm(params, s, rows, op->src[0], out, runs, work);
     else
-        small_product(params, s, rows, op->src[0], out, runs, work);
+        gemv(params, s, rows, op->src[0], out, runs, work);
 }
 
 }  // namespace bluelm

@@ -1,6 +1,6 @@
 // GGML_OP_MUL_MAT with packed weights: how the work is divided among ggml's threads.
-#ifndef BLUELM_LLM_MATMUL_H
-#define BLUELM_LLM_MATMUL_H
+#ifndef BLUELM_LLM_MUL_MAT_H
+#define BLUELM_LLM_MUL_MAT_H
 
 #include <cstddef>
 
@@ -25,4 +25,4 @@ void llm_matmul(const ggml_compute_params& params, ggml_tensor* op);
 
 }  // namespace bluelm
 
-#endif  // BLUELM_LLM_MATMUL_H
+#endif  // BLUELM_LLM_MUL_MAT_H

@@ -149,16 +149,25 @@ void interleave(const uint16_t* even, const uint16_t* odd, size_t n, uint16_t* o
 }  // namespace
 
 const MatmulKernel* matmul_kernel(MatmulType type, CpuLevel level) {
+    const bool is_int8 = type == MatmulType::kInt8, is_f32 = type == MatmulType::kF32;
     switch (level) {
-        case CpuLevel::kGeneric:
-            return type == MatmulType::kInt8 ? &kInt8 : type == MatmulType::kBf16 ? &kBf16 : &kF32;
-        case CpuLevel::kAmx:
-            if (const MatmulKernel* kernel = matmul_kernel_amx(type)) return kernel;
-            return matmul_kernel_x86(type, level);
-        case CpuLevel::kNeon:
-        case CpuLevel::kDotprod:
-        case CpuLevel::kI8mm: return matmul_kernel_arm(type, level);
-        default: return matmul_kernel_x86(type, level);
+        case CpuLevel::kGeneric: return is_int8 ? &kInt8 : is_f32 ? &kF32 : &kBf16;
+#if defined(__x86_64__) && defined(__GNUC__)
+        case CpuLevel::kAvx2: return is_int8 ? &kMatmulInt8Avx2 : is_f32 ? &kMatmulF32Avx2 : nullptr;
+        case CpuLevel::kAvxVnni: return is_int8 ? &kMatmulInt8AvxVnni : is_f32 ? &kMatmulF32Avx2 : nullptr;
+        case CpuLevel::kAvx512Vnni:
+            return is_int8 ? &kMatmulInt8Avx512Vnni : is_f32 ? &kMatmulF32Avx512 : nullptr;
+        case CpuLevel::kAvx512Bf16:
+            return is_int8 ? &kMatmulInt8Avx512Vnni : is_f32 ? &kMatmulF32Avx512 : &kMatmulBf16Avx512;
+        case CpuLevel::kAmx: return is_int8 ? &kMatmulInt8Amx : is_f32 ? &kMatmulF32Avx512 : &kMatmulBf16Amx;
+#elif defined(__aarch64__) && defined(__GNUC__)
+        case CpuLevel::kNeon: return is_int8 ? &kMatmulInt8Neon : is_f32 ? &kMatmulF32Neon : nullptr;
+        case CpuLevel::kDotprod: return is_int8 ? &kMatmulInt8Dotprod : is_f32 ? &kMatmulF32Neon : nullptr;
+        case CpuLevel::kI8mm:
+            if (is_int8) return &kMatmulInt8I8mm;
+            return is_f32 ? &kMatmulF32Neon : cpu_has_arm_bf16() ? &kMatmulBf16I8mm : nullptr;
+#endif
+        default: return nullptr;
     }
 }
 

@@ -1,4 +1,5 @@
-// Blocked matmuls: C = X W^T for rows X [m, k] and weights W [n, k], in three types and at every CPU level.
+// The encoder's matmuls, blocked: C = X W^T for rows X [m, k] and weights W [n, k], in three types and at
+// every CPU level.
 //
 //   type   X rows                  W                     C      sum over k
 //   int8   int8, see x_flip        int8 in -127..127     int32  exact
@@ -79,10 +80,18 @@ void pack_panel_transposed(const MatmulKernel& kernel, MatmulType type, const vo
 void matmul_pack_rows(const MatmulKernel& kernel, MatmulType type, void* x, size_t stride, int64_t n_rows,
                       int64_t k);
 
-// Tables of the instruction sets; NULL where the compiler or the type has none.
-const MatmulKernel* matmul_kernel_x86(MatmulType type, CpuLevel level);
-const MatmulKernel* matmul_kernel_amx(MatmulType type);
-const MatmulKernel* matmul_kernel_arm(MatmulType type, CpuLevel level);
+// One file for each instruction set, named by tile (rows x outputs) and instruction set.
+#if defined(__x86_64__) && defined(__GNUC__)
+extern const MatmulKernel kMatmulInt8Avx2, kMatmulF32Avx2;          // matmul_6x16_avx2.cpp
+extern const MatmulKernel kMatmulInt8AvxVnni;                       // matmul_6x16_avx_vnni.cpp
+extern const MatmulKernel kMatmulInt8Avx512Vnni, kMatmulF32Avx512;  // matmul_8x48_avx512_vnni.cpp
+extern const MatmulKernel kMatmulBf16Avx512;                        // matmul_8x48_avx512_bf16.cpp
+extern const MatmulKernel kMatmulInt8Amx, kMatmulBf16Amx;           // matmul_32x32_amx.cpp
+#elif defined(__aarch64__) && defined(__GNUC__)
+extern const MatmulKernel kMatmulInt8Neon, kMatmulF32Neon;   // matmul_8x12_neon.cpp
+extern const MatmulKernel kMatmulInt8Dotprod;                // matmul_8x12_dotprod.cpp
+extern const MatmulKernel kMatmulInt8I8mm, kMatmulBf16I8mm;  // matmul_8x12_i8mm.cpp
+#endif
 
 }  // namespace bluelm
 

@@ -55,10 +55,10 @@ struct RowOps {
     void (*multiply_f32)(const float* x, float factor, int64_t n, float* out);
     void (*multiply_bf16)(const float* x, float factor, int64_t n, uint16_t* out);
 
-    // The ends of matmuls; int32 or float sums, stored as float or bf16 with out_stride elements from row to
-    // row, n a multiple of nothing. gelu: tanh form, times `multiply`[column] unless NULL. erf: exact GELU.
-    // residual: x += value, the only one that knows of middles.
-    struct Ends {
+    // The epilogues of matmuls; int32 or float sums, stored as float or bf16 with out_stride elements from
+    // row to row, n a multiple of nothing. gelu: tanh form, times `multiply`[column] unless NULL. erf: exact
+    // GELU. residual: x += value, the only one that knows of middles.
+    struct Epilogues {
         void (*store_f32)(const Sums&, float* out, size_t out_stride);
         void (*store_bf16)(const Sums&, uint16_t* out, size_t out_stride);
         void (*gelu_f32)(const Sums&, const float* multiply, float* out, size_t out_stride);
@@ -66,7 +66,7 @@ struct RowOps {
         void (*gelu_erf_f32)(const Sums&, float* out, size_t out_stride);
         void (*residual)(const Sums&, float* x, size_t x_stride);
     };
-    Ends of_int32, of_float;
+    Epilogues of_int32, of_float;
 
     // s[0..n) -> exp(scale * (s - max)), zeros up to n_padded; returns their sum. In place as float, or as
     // bf16 into `out`, where the sum is that of the rounded values.
@@ -84,7 +84,15 @@ struct RowOps {
     int32_t (*add_up_int8)(const int8_t* x, int64_t n);
 };
 
-// Never NULL: generic where a level has none of its own.
+// One file each, row_ops_*.cpp.
+extern const RowOps kRowOpsGeneric;
+#if defined(__x86_64__) && defined(__GNUC__)
+extern const RowOps kRowOpsAvx2, kRowOpsAvx512, kRowOpsAvx512Bf16;
+#elif defined(__aarch64__) && defined(__GNUC__)
+extern const RowOps kRowOpsNeon, kRowOpsNeonBf16;
+#endif
+
+// Generic where a level has none of its own.
 const RowOps& row_ops(CpuLevel level);
 
 }  // namespace bluelm

@@ -1,14 +1,23 @@
-// The body of row_ops.cpp, included once for each instruction set inside a namespace of its own, with
-//   BLUELM_TARGET       the attribute that names the instructions
+// The row operations (row_ops.h), written once with the compilers' vector types. Each row_ops_*.cpp includes
+// it between BLUELM_TARGET_BEGIN and BLUELM_TARGET_END, inside namespace bluelm, and defines before:
+//
 //   BLUELM_LANES        floats in a vector
 //   BLUELM_RECIPROCAL   1 / x to 11 bits or more, for vectors
+//   BLUELM_HAS_RECIPROCAL   0: BLUELM_RECIPROCAL is a division
 //   BLUELM_MAX, BLUELM_MIN   of two vectors; the second where one is NaN
 //   BLUELM_TO_BF16           a Vec as VecH, where there is an instruction for it; else not defined
 //   BLUELM_FROM_BF16         a VecH as Vec, where GCC 12 has no good code for it; else not defined
 //   BLUELM_LOW_BYTES, BLUELM_LOW_HALVES   of a VecU, as VecB and VecH (GCC 12 has no good code for these)
 //   BLUELM_SIGNED_BYTES      a VecB, taken as signed, as VecI (nor for this)
-//   BLUELM_HAS_RECIPROCAL, 0: BLUELM_RECIPROCAL is a division
-// Vectors are GCC's and clang's: a `?:` on them picks lane by lane. No include guard on purpose.
+//
+// A `?:` on vectors picks lane by lane. No include guard: once for each file.
+
+// Vectors are handed to always_inline functions only: there is no ABI to agree on.
+#if defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+namespace {
 
 constexpr int kLanes = BLUELM_LANES;
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
@@ -17,7 +26,7 @@ typedef uint32_t VecU __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t VecH __attribute__((vector_size(kLanes * 2)));
 typedef uint8_t VecB __attribute__((vector_size(kLanes)));
 
-#define BLUELM_INLINE BLUELM_TARGET __attribute__((always_inline)) inline
+#define BLUELM_INLINE __attribute__((always_inline)) inline
 
 template <class V>
 BLUELM_INLINE V load(const void* at) {
@@ -112,8 +121,7 @@ BLUELM_INLINE Vec gelu_erf_of(Vec y) {
     return y * (y < 0.0f ? tail : 1.0f - tail);
 }
 
-BLUELM_TARGET void layer_norm(const float* x, const float* w, const float* b, float eps, int64_t n,
-                              float* out) {
+void layer_norm(const float* x, const float* w, const float* b, float eps, int64_t n, float* out) {
     Vec sums = {};
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) sums += load<Vec>(x + i);
@@ -138,7 +146,7 @@ BLUELM_INLINE Vec load_value_part(const float* x, int64_t n) { return load_part<
 BLUELM_INLINE Vec load_value_part(const uint16_t* x, int64_t n) { return float_of(load_part<VecH>(x, n)); }
 
 template <class T>
-BLUELM_TARGET float quantise_row(const T* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out) {
+float quantise_row(const T* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out) {
     // As integers, magnitudes of floats order like the floats, with infinity and then NaN at the top.
     VecI largest = {};
     int64_t i = 0;
@@ -173,8 +181,7 @@ BLUELM_TARGET float quantise_row(const T* x, int64_t n, int64_t n_padded, uint8_
 }
 
 template <class T>
-BLUELM_TARGET float quantise_row_around(const T* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out,
-                                        float* middle) {
+float quantise_row_around(const T* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out, float* middle) {
     VecI reach = {};  // of magnitudes, to see what is not finite
     Vec low = {}, high = {};
     int64_t i = 0;
@@ -224,20 +231,20 @@ BLUELM_TARGET float quantise_row_around(const T* x, int64_t n, int64_t n_padded,
     return half / 127.0f;
 }
 
-BLUELM_TARGET void to_bf16(const float* x, int64_t n, int64_t n_padded, uint16_t* out) {
+void to_bf16(const float* x, int64_t n, int64_t n_padded, uint16_t* out) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) store(out + i, bf16_of(load<Vec>(x + i)));
     if (i < n) store_part(out + i, bf16_of(load_part<Vec>(x + i, n - i)), n - i);
     if (n_padded > n) __builtin_memset(out + n, 0, 2 * static_cast<size_t>(n_padded - n));
 }
 
-BLUELM_TARGET void to_float(const uint16_t* x, int64_t n, float* out) {
+void to_float(const uint16_t* x, int64_t n, float* out) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) store(out + i, float_of(load<VecH>(x + i)));
     if (i < n) store_part(out + i, float_of(load_part<VecH>(x + i, n - i)), n - i);
 }
 
-// ------------------------------------------------------------------------------------------------- ends
+// ------------------------------------------------------------------------------------- epilogues
 
 BLUELM_INLINE Vec sum_of(const int32_t* c) { return __builtin_convertvector(load<VecI>(c), Vec); }
 BLUELM_INLINE Vec sum_of(const float* c) { return load<Vec>(c); }
@@ -251,30 +258,30 @@ BLUELM_INLINE void put_part(float* at, Vec v, int64_t n) { store_part(at, v, n);
 BLUELM_INLINE void put_part(uint16_t* at, Vec v, int64_t n) { store_part(at, bf16_of(v), n); }
 
 template <class Out>
-BLUELM_TARGET void multiply_row(const float* x, float factor, int64_t n, Out* out) {
+void multiply_row(const float* x, float factor, int64_t n, Out* out) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) put(out + i, load<Vec>(x + i) * factor);
     if (i < n) put_part(out + i, load_part<Vec>(x + i, n - i) * factor, n - i);
 }
 
-enum class End { kStore, kGelu, kGeluErf, kResidual };
+enum class Epilogue { kStore, kGelu, kGeluErf, kResidual };
 
-template <End kEnd, bool kExact>
+template <Epilogue kEpilogue, bool kExact>
 BLUELM_INLINE Vec finish(Vec value, Vec other) {
-    if (kEnd == End::kGelu) return gelu_of<kExact>(value) * other;
-    if (kEnd == End::kGeluErf) return gelu_erf_of(value);
-    if (kEnd == End::kResidual) return value + other;
+    if (kEpilogue == Epilogue::kGelu) return gelu_of<kExact>(value) * other;
+    if (kEpilogue == Epilogue::kGeluErf) return gelu_erf_of(value);
+    if (kEpilogue == Epilogue::kResidual) return value + other;
     return value;
 }
 
-template <class Sum, class Out, End kEnd, bool kExact>
-BLUELM_TARGET void end(const Sums& s, const float* multiply, Out* out, size_t out_stride) {
+template <class Sum, class Out, Epilogue kEpilogue, bool kExact>
+void epilogue(const Sums& s, const float* multiply, Out* out, size_t out_stride) {
     constexpr bool kScaled = std::is_same<Sum, int32_t>::value;
     const Sum* c = static_cast<const Sum*>(s.c);
     const Vec one = (Vec){} + 1.0f;
     for (int r = 0; r < s.n_rows; ++r, c += s.c_stride, out += out_stride) {
         const float scale = kScaled ? s.row_scale[r] : 1.0f;
-        const bool has_middle = kScaled && kEnd == End::kResidual && s.row_middle;
+        const bool has_middle = kScaled && kEpilogue == Epilogue::kResidual && s.row_middle;
         const float middle = has_middle ? s.row_middle[r] : 0.0f;
         int64_t i = 0;
         for (; i + kLanes <= s.n; i += kLanes) {
@@ -283,9 +290,9 @@ BLUELM_TARGET void end(const Sums& s, const float* multiply, Out* out, size_t ou
                             : value + load<Vec>(s.bias + i);
             if (has_middle) value += load<Vec>(s.column_sum + i) * middle;
             Vec other = one;
-            if (kEnd == End::kResidual) other = load_value(out + i, 0);
-            if (kEnd == End::kGelu && multiply) other = load<Vec>(multiply + i);
-            put(out + i, finish<kEnd, kExact>(value, other));
+            if (kEpilogue == Epilogue::kResidual) other = load_value(out + i, 0);
+            if (kEpilogue == Epilogue::kGelu && multiply) other = load<Vec>(multiply + i);
+            put(out + i, finish<kEpilogue, kExact>(value, other));
         }
         const int64_t n = s.n - i;
         if (n == 0) continue;
@@ -295,40 +302,40 @@ BLUELM_TARGET void end(const Sums& s, const float* multiply, Out* out, size_t ou
                     : value + load_part<Vec>(s.bias + i, n);
         if (has_middle) value += load_part<Vec>(s.column_sum + i, n) * middle;
         Vec other = one;
-        if (kEnd == End::kResidual) other = load_value_part(out + i, n);
-        if (kEnd == End::kGelu && multiply) other = load_part<Vec>(multiply + i, n);
-        put_part(out + i, finish<kEnd, kExact>(value, other), n);
+        if (kEpilogue == Epilogue::kResidual) other = load_value_part(out + i, n);
+        if (kEpilogue == Epilogue::kGelu && multiply) other = load_part<Vec>(multiply + i, n);
+        put_part(out + i, finish<kEpilogue, kExact>(value, other), n);
     }
 }
 
 template <class Sum>
-struct EndsOf {
-    BLUELM_TARGET static void store_f32(const Sums& s, float* out, size_t stride) {
-        end<Sum, float, End::kStore, true>(s, nullptr, out, stride);
+struct EpiloguesOf {
+    static void store_f32(const Sums& s, float* out, size_t stride) {
+        epilogue<Sum, float, Epilogue::kStore, true>(s, nullptr, out, stride);
     }
-    BLUELM_TARGET static void store_bf16(const Sums& s, uint16_t* out, size_t stride) {
-        end<Sum, uint16_t, End::kStore, true>(s, nullptr, out, stride);
+    static void store_bf16(const Sums& s, uint16_t* out, size_t stride) {
+        epilogue<Sum, uint16_t, Epilogue::kStore, true>(s, nullptr, out, stride);
     }
-    BLUELM_TARGET static void gelu_f32(const Sums& s, const float* multiply, float* out, size_t stride) {
-        end<Sum, float, End::kGelu, true>(s, multiply, out, stride);
+    static void gelu_f32(const Sums& s, const float* multiply, float* out, size_t stride) {
+        epilogue<Sum, float, Epilogue::kGelu, true>(s, multiply, out, stride);
     }
-    BLUELM_TARGET static void gelu_bf16(const Sums& s, const float* multiply, uint16_t* out, size_t stride) {
-        end<Sum, uint16_t, End::kGelu, false>(s, multiply, out, stride);
+    static void gelu_bf16(const Sums& s, const float* multiply, uint16_t* out, size_t stride) {
+        epilogue<Sum, uint16_t, Epilogue::kGelu, false>(s, multiply, out, stride);
     }
-    BLUELM_TARGET static void gelu_erf_f32(const Sums& s, float* out, size_t stride) {
-        end<Sum, float, End::kGeluErf, true>(s, nullptr, out, stride);
+    static void gelu_erf_f32(const Sums& s, float* out, size_t stride) {
+        epilogue<Sum, float, Epilogue::kGeluErf, true>(s, nullptr, out, stride);
     }
-    BLUELM_TARGET static void residual(const Sums& s, float* x, size_t stride) {
-        end<Sum, float, End::kResidual, true>(s, nullptr, x, stride);
+    static void residual(const Sums& s, float* x, size_t stride) {
+        epilogue<Sum, float, Epilogue::kResidual, true>(s, nullptr, x, stride);
     }
-    static constexpr RowOps::Ends kEnds = {store_f32, store_bf16,   gelu_f32,
-                                           gelu_bf16, gelu_erf_f32, residual};
+    static constexpr RowOps::Epilogues kAll = {store_f32, store_bf16,   gelu_f32,
+                                                gelu_bf16, gelu_erf_f32, residual};
 };
 
 // ---------------------------------------------------------------------------------------------- softmax
 
 template <bool kExact, class Out>
-BLUELM_TARGET float softmax(const float* s, int64_t n, int64_t n_padded, float scale, Out* out) {
+float softmax(const float* s, int64_t n, int64_t n_padded, float scale, Out* out) {
     Vec largest = (Vec){} + s[0];
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
@@ -360,10 +367,10 @@ BLUELM_TARGET float softmax(const float* s, int64_t n, int64_t n_padded, float s
     return sum;
 }
 
-BLUELM_TARGET float softmax_f32(float* s, int64_t n, int64_t n_padded, float scale) {
+float softmax_f32(float* s, int64_t n, int64_t n_padded, float scale) {
     return softmax<true>(s, n, n_padded, scale, s);
 }
-BLUELM_TARGET float softmax_bf16(const float* s, int64_t n, int64_t n_padded, float scale, uint16_t* out) {
+float softmax_bf16(const float* s, int64_t n, int64_t n_padded, float scale, uint16_t* out) {
     return softmax<false>(s, n, n_padded, scale, out);
 }
 
@@ -380,7 +387,7 @@ BLUELM_INLINE float half_to_float(uint16_t half) {
     return half & 0x8000 ? -value : value;
 }
 
-BLUELM_TARGET void q8_0_to_float(const void* x, int64_t n, float* out) {
+void q8_0_to_float(const void* x, int64_t n, float* out) {
     const char* block = static_cast<const char*>(x);
     for (int64_t i = 0; i < n; i += 32, block += 34, out += 32) {
         uint16_t half;
@@ -393,7 +400,7 @@ BLUELM_TARGET void q8_0_to_float(const void* x, int64_t n, float* out) {
     }
 }
 
-BLUELM_TARGET void max_magnitudes(const float* x, int64_t n, float* maxima) {
+void max_magnitudes(const float* x, int64_t n, float* maxima) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
         const Vec magnitude = (Vec)((VecI)load<Vec>(x + i) & 0x7fffffff);
@@ -406,8 +413,7 @@ BLUELM_TARGET void max_magnitudes(const float* x, int64_t n, float* maxima) {
     }
 }
 
-BLUELM_TARGET void products(const float* x, const float* w, const float* b, int64_t n, float* squares,
-                            float* sum) {
+void products(const float* x, const float* w, const float* b, int64_t n, float* squares, float* sum) {
     Vec s = {}, q = {};
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
@@ -424,14 +430,38 @@ BLUELM_TARGET void products(const float* x, const float* w, const float* b, int6
     *sum = add_up(s);
 }
 
-BLUELM_TARGET void multiply_each(float* x, const float* by, float factor, int64_t n) {
+void multiply_each(float* x, const float* by, float factor, int64_t n) {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) store(x + i, load<Vec>(x + i) * load<Vec>(by + i) * factor);
     for (; i < n; ++i) x[i] = x[i] * by[i] * factor;
 }
 
-BLUELM_TARGET int32_t add_up_int8(const int8_t* x, int64_t n) {
+int32_t add_up_int8(const int8_t* x, int64_t n) {
     int32_t sum = 0;
     for (int64_t i = 0; i < n; ++i) sum += x[i];
     return sum;
 }
+
+constexpr RowOps row_ops_named(const char* name) {
+    return {name,
+            layer_norm,
+            quantise_row<float>,
+            quantise_row<uint16_t>,
+            quantise_row_around<float>,
+            quantise_row_around<uint16_t>,
+            to_bf16,
+            to_float,
+            multiply_row<float>,
+            multiply_row<uint16_t>,
+            EpiloguesOf<int32_t>::kAll,
+            EpiloguesOf<float>::kAll,
+            softmax_f32,
+            softmax_bf16,
+            q8_0_to_float,
+            max_magnitudes,
+            products,
+            multiply_each,
+            add_up_int8};
+}
+
+}  // namespace
