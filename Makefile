@@ -7,6 +7,7 @@
 # make lint    ruff, mypy, clang-format
 # make stock   builds llama.cpp's own programs, which both of the following compare with: minutes, once
 # make bench   measures and writes docs/benchmarks.md: minutes, on a quiet machine; STOCK=DIR: programs built elsewhere
+# make bench-quick  the README's figures on this machine; the models are made first, by make bench-models
 # make bench-peers  encoder and LLM beside llama.cpp, PyTorch, OpenVINO for docs/performance.md; on a quiet machine.
 #                   PEERS=--append adds a second run's figures to the first one's
 # make format  what ruff and clang-format can put right by themselves
@@ -26,8 +27,8 @@ CMAKE_PYTHON := -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 ARM_BUILD := build/linux-aarch64-static
 VALGRIND := valgrind --quiet --error-exitcode=1
 
-.PHONY: demo test build-cpp test-cpp test-fast arm-test arm-count sanitize lint format stock bench bench-peers \
-  install clean
+.PHONY: demo test build-cpp test-cpp test-fast arm-test arm-count sanitize lint format stock bench bench-quick \
+  bench-models bench-peers install clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
@@ -123,6 +124,12 @@ build/stock/bin/llama-bench: | $(VENV)/.llama
 
 bench: $(VENV)/.plot $(STOCK)/llama-bench
 	$(BIN)/python benchmarks/run.py --stock $(STOCK)
+
+bench-models: $(VENV)/.peers $(STOCK)/llama-bench
+	$(BIN)/python benchmarks/run.py --quick --prepare --stock $(STOCK) --models build/peers
+
+bench-quick: bench-models $(VENV)/.plot
+	$(BIN)/python benchmarks/run.py --quick --stock $(STOCK) --models build/peers
 
 # What is compared for fidelity is the same in every run.
 bench-peers: $(VENV)/.peers $(VENV)/.plot $(STOCK)/llama-bench

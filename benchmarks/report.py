@@ -1,4 +1,4 @@
-"""Tables and figures of docs/benchmarks.md and docs/performance.md, made from benchmarks/results/*.json."""
+"""Tables and figures of README.md and docs/*.md, made from benchmarks/results/KIND/*.json."""
 
 from __future__ import annotations
 
@@ -10,21 +10,43 @@ from pathlib import Path
 from typing import Any
 
 import compare_stock
+import headline
+import machines
 import peers_report
 import roofline
 
 from bluelm_gguf.cli import bench_results as bench
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = machines.RESULTS
 DOCS = ROOT / "docs"
 UNITS = {"t": "tokens", "tiles": "tiles"}
 
 
-def rows(name: str) -> list[dict[str, Any]]:
+NOT_MEASURED = "Not measured yet."
+
+
+def kinds() -> list[str]:
+    """Machines that were measured."""
+    return sorted(path.name for path in RESULTS.iterdir() if path.is_dir())
+
+
+def load(kind: str, name: str) -> Any:
+    """A file of results, or None if that was not measured."""
+    path = RESULTS / kind / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def rows(kind: str, name: str) -> list[dict[str, Any]]:
     """A set's rows, or none if it was not measured."""
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / kind / f"{name}.json"
     return bench.read(path) if path.exists() else []
+
+
+def by_machine(make: Callable[[str], str]) -> str:
+    """What `make` says of each machine, under its name; machines of which it says nothing are left out."""
+    made = [(kind, make(kind)) for kind in kinds()]
+    return "\n\n".join(f"{machines.title(kind)}:\n\n{text}" for kind, text in made if text) or NOT_MEASURED
 
 
 def machine(row: dict[str, Any]) -> str:
@@ -42,11 +64,11 @@ def with_deviation(mean: float, deviation: float, n: int) -> str:
     return f"{mean:.{decimals}f}" + (f" ± {deviation:.{decimals}f}" if n > 1 else "")
 
 
-def speeds(name: str) -> str:
+def speeds(kind: str, name: str) -> str:
     """Test, time, speed and share of the limit."""
-    found = rows(name)
+    found = rows(kind, name)
     if not found:
-        return "Not measured yet."
+        return ""
     has_limit = any(row["limit"] for row in found)
     lines = [
         "| test | ms | per second |" + (" of limit |" if has_limit else ""),
@@ -68,11 +90,11 @@ def speeds(name: str) -> str:
     return "\n".join([*lines, "", machine(found[-1]) + "."])
 
 
-def limits() -> str:
+def limits(kind: str) -> str:
     """What --roofline measured."""
-    found = rows("3b")
+    found = rows(kind, "3b")
     if not found or not found[0]["bandwidth_gbs"]:
-        return "Not measured yet."
+        return ""
     row = found[0]
     bf16 = f"bf16 {row['bf16_gflops']:.0f} GFLOP/s, " if row["bf16_gflops"] else ""
     return (
@@ -82,12 +104,12 @@ def limits() -> str:
 
 
 def table5() -> str:
-    """The paper's Table 5 for this machine."""
+    """The paper's Table 5 for each machine."""
     lines = [
         "| | image processing (load + encode) | LLM prefilling (2048 tokens) | throughput | memory |",
         "|-|-:|-:|-:|-:|",
     ]
-    for row in [*rows("3b"), *rows("3b-memory")]:
+    for row in [row for kind in kinds() for name in ("3b", "3b-memory") for row in rows(kind, name)]:
         if row["test"] != "table5":
             continue
         how = f"vision weights {row['vision_weights']}, KV {row['type_k']}"
@@ -105,12 +127,11 @@ def table5() -> str:
     return "\n".join(lines)
 
 
-def stock() -> str:
+def stock(kind: str) -> str:
     """Beside llama-bench and llama-mtmd-cli."""
-    path = RESULTS / "stock-3b.json"
-    if not path.exists():
-        return "Not measured yet."
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = load(kind, "stock-3b")
+    if result is None or not result["ours"]:
+        return ""
     where = f"{result['cpu']}, {result['n_cores']} cores, {result['n_threads']} threads"
     rounds = len(result["ours"]["encode_ms"])
     return (
@@ -118,49 +139,70 @@ def stock() -> str:
     )
 
 
-def figure(name: str, caption: str) -> str:
+def memory(kind: str) -> str:
+    """Peak memory beside llama-mtmd-cli."""
+    result = load(kind, "stock-3b")
+    if result is None or "memory_mib" not in result:
+        return ""
+    return f"{compare_stock.memory_table(result)}\n\n{result['cpu']}, {result['n_threads']} threads."
+
+
+def figure(kind: str, name: str, caption: str) -> str:
     """A sweep's figure, which `write` draws, and its machine."""
-    found = rows(f"3b-{name}")
-    if not found:
-        return "Not measured yet."
-    return f"![{caption}](benchmarks-{name}.png)\n\n{machine(found[-1])}."
+    found = rows(kind, f"3b-{name}")
+    return f"![{caption}](benchmarks-{name}-{kind}.png)\n\n{machine(found[-1])}." if found else ""
 
 
-def peers(name: str) -> str:
+def peers(kind: str, name: str) -> str:
     """A table of what benchmarks/peers measured."""
-    path = RESULTS / f"peers-{name}.json"
-    if not path.exists():
-        return "Not measured yet."
     make = {"encode": peers_report.peers_encode, "fidelity": peers_report.peers_fidelity,
             "llm": peers_report.peers_llm}[name]  # fmt: skip
-    return make(json.loads(path.read_text(encoding="utf-8")))
+    result = load(kind, f"peers-{name}")
+    return make(result) if result is not None else ""
 
 
-def roof() -> str:
+def roof(kind: str) -> str:
     """The roofline's figure, which `write` draws."""
-    found = rows("3b")
+    found = rows(kind, "3b")
     if not found or not found[0]["bandwidth_gbs"]:
-        return "Not measured yet."
-    return f"![Speed of each part beside the limits of the machine](roofline.png)\n\n{machine(found[-1])}."
+        return ""
+    picture = f"![Speed of each part beside the limits of the machine](roofline-{kind}.png)"
+    return f"{picture}\n\n{machine(found[-1])}."
+
+
+def levels(kind: str) -> str:
+    """Encoding at other CPU levels."""
+    result = load(kind, "levels")
+    return headline.levels(result) if result is not None else ""
+
+
+def summary() -> str:
+    """The README's table."""
+    names = ("peers-encode", "peers-fidelity", "peers-llm", "stock-3b", "levels")
+    measured = {kind: {name: load(kind, name) for name in names} for kind in kinds()}
+    return headline.table({kind: found for kind, found in measured.items() if found["peers-encode"]})
 
 
 # document -> section -> what makes it
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
-    "benchmarks.md": {
-        "demo": lambda: speeds("demo"),
-        "3b": lambda: speeds("3b"),
-        "depth": lambda: speeds("3b-depth"),
-        "limits": limits,
+    "README.md": {"speed": summary},
+    "docs/benchmarks.md": {
+        "demo": lambda: by_machine(lambda kind: speeds(kind, "demo")),
+        "3b": lambda: by_machine(lambda kind: speeds(kind, "3b")),
+        "depth": lambda: by_machine(lambda kind: speeds(kind, "3b-depth")),
+        "limits": lambda: by_machine(limits),
         "table5": table5,
-        "stock": stock,
-        "batch": lambda: figure("batch", "Time of a picture by tiles per run"),
-        "chunk": lambda: figure("chunk", "Time of the prefill by chunk"),
+        "stock": lambda: by_machine(stock),
+        "memory": lambda: by_machine(memory),
+        "batch": lambda: by_machine(lambda kind: figure(kind, "batch", "Time of a picture by tiles per run")),
+        "chunk": lambda: by_machine(lambda kind: figure(kind, "chunk", "Time of the prefill by chunk")),
     },
-    "performance.md": {
-        "roofline": roof,
-        "peers-encode": lambda: peers("encode"),
-        "peers-fidelity": lambda: peers("fidelity"),
-        "peers-llm": lambda: peers("llm"),
+    "docs/performance.md": {
+        "roofline": lambda: by_machine(roof),
+        "peers-encode": lambda: by_machine(lambda kind: peers(kind, "encode")),
+        "peers-fidelity": lambda: by_machine(lambda kind: peers(kind, "fidelity")),
+        "peers-llm": lambda: by_machine(lambda kind: peers(kind, "llm")),
+        "levels": lambda: by_machine(levels),
     },
 }
 
@@ -170,7 +212,7 @@ def document(name: str, text: str) -> str:
     for section, make in SECTIONS[name].items():
         begin, end = f"<!-- {section}: benchmarks/report.py -->", f"<!-- end {section} -->"
         found = re.compile(rf"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
-        assert len(found.findall(text)) == 1, f"docs/{name} has no section {section}"
+        assert len(found.findall(text)) == 1, f"{name} has no section {section}"
         text = found.sub(f"{begin}\n{make()}\n{end}".replace("\\", r"\\"), text)
     return text
 
@@ -178,14 +220,15 @@ def document(name: str, text: str) -> str:
 def write() -> None:
     """Rewrites documents and figures."""
     for name in SECTIONS:
-        path = DOCS / name
+        path = ROOT / name
         path.write_text(document(name, path.read_text(encoding="utf-8")), encoding="utf-8")
-    for name in ("batch", "chunk"):
-        found = rows(f"3b-{name}")
-        if found:
-            bench.plot(found, DOCS / f"benchmarks-{name}.png")
-    measured = rows("3b")
-    if measured and measured[0]["bandwidth_gbs"]:
-        path = RESULTS / "stock-3b.json"
-        beside = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        roofline.draw(measured, rows("3b-depth"), beside, DOCS / "roofline.png")
+    for kind in kinds():
+        for name in ("batch", "chunk"):
+            found = rows(kind, f"3b-{name}")
+            if found:
+                bench.plot(found, DOCS / f"benchmarks-{name}-{kind}.png")
+        measured = rows(kind, "3b")
+        if measured and measured[0]["bandwidth_gbs"]:
+            beside = load(kind, "stock-3b")
+            out = DOCS / f"roofline-{kind}.png"
+            roofline.draw(measured, rows(kind, "3b-depth"), beside, out)

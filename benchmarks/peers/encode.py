@@ -26,9 +26,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from runner import HERE, RESULTS, Contender, best_limits, converter, limits, save, take_turns, versions
+from runner import HERE, Contender, best_limits, converter, limits, save, take_turns, versions
 
 sys.path.insert(0, str(HERE.parent))
+import machines
 import peers_report
 
 OURS = ("q8_0", "bf16")
@@ -74,12 +75,26 @@ def stock_contenders(args: argparse.Namespace, directory: Path) -> list[Contende
     return made
 
 
+def equal_levels(args: argparse.Namespace) -> list[str]:
+    """Levels below the machine's at which our encoder takes part, too.
+
+    With AMX that is AVX-512, unless said otherwise: llama.cpp's own programs are built without AMX where the
+    compiler breaks it (scripts/build_stock.py).
+    """
+    if args.levels is not None:
+        return list(args.levels)
+    return ["avx512-vnni"] if args.ours and limits(args.threads)["cpu_level"] == "amx" else []
+
+
 def speed(args: argparse.Namespace, directory: Path) -> None:
     """Measures, and adds a run to the file."""
     files = convert(directory, args.layers, 1.0, args.ours)
     ours = [
         Contender(f"ours {kind}", "contender_ours.py", path, args.threads) for kind, path in files.items()
     ]
+    for level in equal_levels(args):
+        name, kind = f"ours {args.ours[0]} at {level}", args.ours[0]
+        ours.append(Contender(name, "contender_ours.py", files[kind], args.threads, level=level))
     stock = stock_contenders(args, directory)
     common = (args.threads, args.layers, 1.0)
     others = [Contender(f"PyTorch {kind}", "contender_torch.py", kind, *common) for kind in args.torch]
@@ -101,9 +116,19 @@ def speed(args: argparse.Namespace, directory: Path) -> None:
     }
     print(
         peers_report.peers_encode(
-            save(args.json or RESULTS / "peers-encode.json", rows[0], run, append=args.append)
+            save(args.json or machines.folder() / "peers-encode.json", rows[0], run, append=args.append)
         )
     )
+
+
+def prepare(args: argparse.Namespace, directory: Path) -> None:
+    """Makes every model: who makes its own does so before it is ready."""
+    convert(directory, args.layers, 1.0, args.ours)
+    for contender in stock_contenders(args, directory):
+        contender.close()
+    for kind in args.openvino:
+        rest = (kind, args.threads, args.layers, 1.0, directory)
+        Contender(f"OpenVINO {kind}", "contender_openvino.py", *rest).close()
 
 
 def fidelity(args: argparse.Namespace, directory: Path) -> None:
@@ -138,7 +163,7 @@ def fidelity(args: argparse.Namespace, directory: Path) -> None:
         "versions": versions("torch", "transformers", "openvino", "nncf"),
         "cosines": found,
     }
-    path = args.json or RESULTS / "peers-fidelity.json"
+    path = args.json or machines.folder() / "peers-fidelity.json"
     print(peers_report.peers_fidelity(save(path, limits(args.threads), run, append=False)))
 
 
@@ -149,7 +174,9 @@ def main() -> None:
     parser.add_argument("--stock", type=Path, metavar="DIR", help="where llama-mtmd-cli is")
     parser.add_argument("--models", type=Path, help="keep the random models here and use them again")
     parser.add_argument("--append", action="store_true", help="a further run beside those in the file")
-    parser.add_argument("--quick", action="store_true", help="one tile, one round, two layers: does it work?")
+    parser.add_argument("--smoke", action="store_true", help="one tile, one round, two layers: does it work?")
+    parser.add_argument("--prepare", action="store_true", help="make the models, measure nothing")
+    parser.add_argument("--levels", nargs="*", help="CPU levels at which our first type takes part, too")
     parser.add_argument("--tiles", nargs="+", type=int, default=[1, 9])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layers", type=int, default=27, help="fewer for a quick look")
@@ -162,16 +189,19 @@ def main() -> None:
     parser.add_argument("--fidelity", action="store_true", help="cosines instead of times")
     parser.add_argument("--outliers", nargs="+", type=float, default=[1, 100])
     args = parser.parse_args()
-    if args.quick:
+    if args.smoke:
         args.tiles, args.rounds, args.layers = [1], 1, 2
         if args.json is None:
-            parser.error("--quick needs --json: its figures are none for the documents")
+            parser.error("--smoke needs --json: its figures are none for the documents")
     if args.stock is not None and not (args.stock / "llama-mtmd-cli").is_file():
         parser.error(f"{args.stock}: there is no llama-mtmd-cli in it")
     with tempfile.TemporaryDirectory() as temporary:
         directory = args.models or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        (fidelity if args.fidelity else speed)(args, directory)
+        if args.prepare:
+            prepare(args, directory)
+        else:
+            (fidelity if args.fidelity else speed)(args, directory)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ A Llama of BlueLM-V-3B's width (hidden 2560, FFN 6912) with --layers of its 32 l
 float copy fits into memory while it is quantised; Q4_0 for us and llama.cpp, int4 in groups of 32 for
 OpenVINO. Every contender is a process of its own and works in its turn. llama.cpp is llama-bench of --stock
 (or --llama-bench), else the one in llama-cpp-python with our kernels off. The times go to
-benchmarks/results/peers-llm.json, with read bandwidth and peaks measured in the same rounds. llama-bench on
-the whole model: make bench.
+benchmarks/results/KIND/peers-llm.json, with read bandwidth and peaks measured in the same rounds. llama-bench
+on the whole model: make bench.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from runner import HERE, RESULTS, Contender, best_limits, converter, limits, save, take_turns, versions
+from runner import HERE, Contender, best_limits, converter, limits, save, take_turns, versions
 
 sys.path.insert(0, str(HERE.parent))
+import machines
 import peers_report
 from llm_speed import streamed_bytes
 
@@ -53,7 +54,8 @@ def main() -> None:
     parser.add_argument("--llama-bench", type=Path, metavar="PROGRAM", help="the program itself")
     parser.add_argument("--models", type=Path, help="keep the random models here and use them again")
     parser.add_argument("--append", action="store_true", help="a further run beside those in the file")
-    parser.add_argument("--quick", action="store_true", help="two layers, one round: does it work?")
+    parser.add_argument("--prepare", action="store_true", help="make the models, measure nothing")
+    parser.add_argument("--smoke", action="store_true", help="two layers, one round: does it work?")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -63,10 +65,10 @@ def main() -> None:
     parser.add_argument("--no-openvino", action="store_true")
     parser.add_argument("--json", type=Path, help="write this file instead")
     args = parser.parse_args()
-    if args.quick:
+    if args.smoke:
         args.layers, args.rounds = 2, 1
         if args.json is None:
-            parser.error("--quick needs --json: its figures are none for the documents")
+            parser.error("--smoke needs --json: its figures are none for the documents")
     program = args.llama_bench or (args.stock / "llama-bench" if args.stock else None)
     if program is not None and not program.is_file():
         parser.error(f"there is no {program}")
@@ -75,6 +77,8 @@ def main() -> None:
         directory.mkdir(parents=True, exist_ok=True)
         config, llm = make_model(directory, args.layers)
         common = (llm, args.threads, args.depth)
+        if args.prepare and args.no_openvino:
+            return
         contenders = [Contender("ours Q4_0", "contender_llm.py", *common, 1)]
         if program is None:
             contenders.append(Contender("llama.cpp Q4_0", "contender_llm.py", *common, 0))
@@ -83,6 +87,10 @@ def main() -> None:
         if not args.no_openvino:
             rest = (config, args.threads, args.depth, directory)
             contenders.append(Contender("OpenVINO int4", "contender_openvino_llm.py", *rest))
+        if args.prepare:
+            for contender in contenders:
+                contender.close()
+            return
         rows = [limits(args.threads)]
         for work in [*(f"prefill {n}" for n in args.prefill), f"decode {args.decode}"]:
             take_turns(contenders, work, args.rounds)
@@ -99,7 +107,7 @@ def main() -> None:
     }
     print(
         peers_report.peers_llm(
-            save(args.json or RESULTS / "peers-llm.json", rows[0], run, append=args.append)
+            save(args.json or machines.folder() / "peers-llm.json", rows[0], run, append=args.append)
         )
     )
 

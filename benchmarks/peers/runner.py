@@ -5,9 +5,11 @@ A contender is a process that is told what to do, and answers with milliseconds:
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,6 @@ from typing import Any, NoReturn
 from bluelm_gguf.cli import bench_results as bench
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE.parent / "results"
 LIMITS = ("bandwidth_gbs", "int8_gops", "bf16_gflops", "f32_gflops")
 SLOW_MS = 2000.0  # a call that takes longer needs no second warm-up
 
@@ -30,9 +31,10 @@ class Contender:
         name: What the table calls it.
         script: File beside this one.
         arguments: Its command line.
+        level: BLUELM_CPU_LEVEL for it; empty for the environment's.
     """
 
-    def __init__(self, name: str, script: str, *arguments: object) -> None:
+    def __init__(self, name: str, script: str, *arguments: object, level: str = "") -> None:
         self.name = name
         self.times: dict[str, list[float]] = {}
         self.last = 0.0  # ms of the last call
@@ -40,8 +42,9 @@ class Contender:
         print(f"starting {name}", file=sys.stderr, flush=True)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # until close()
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            env=os.environ | ({"BLUELM_CPU_LEVEL": level} if level else {}),
+        )  # fmt: skip
         self._await("ready")
 
     def _await(self, word: str = "") -> str:
@@ -125,7 +128,11 @@ def best_limits(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def versions(*packages: str) -> dict[str, str]:
     """Of what is installed."""
-    return {name: metadata.version(name) for name in ("llama-cpp-python", *packages)}
+    found = {}
+    for name in ("llama-cpp-python", *packages):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def save(path: Path, row: dict[str, Any], run: dict[str, Any], *, append: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and docs/performance.md say what benchmarks/results/*.json say."""
+"""README.md, docs/benchmarks.md and docs/performance.md say what benchmarks/results/KIND/*.json say."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "peers"))
 import build_stock
+import headline
+import machines
 import peers_report
 import report
 import roofline
@@ -23,34 +25,113 @@ from bluelm_gguf.cli import bench_results as bench
 
 @pytest.mark.parametrize("name", report.SECTIONS)
 def test_tables_are_those_of_the_files(name: str) -> None:
-    text = (report.DOCS / name).read_text(encoding="utf-8")
+    path = report.ROOT / name
+    text = path.read_text(encoding="utf-8")
     assert report.document(name, text) == text, "python benchmarks/run.py --report"
     for line in text.splitlines():
         if line.startswith("!["):
-            assert (report.DOCS / line.split("(")[1].rstrip(")")).is_file(), line
+            assert (path.parent / line.split("(")[1].rstrip(")")).is_file(), line
 
 
 def test_tables_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    assert report.speeds("3b") == report.limits() == report.stock() == "Not measured yet."
+    assert report.by_machine(report.limits) == report.summary() == "Not measured yet."
+    folder = tmp_path / "xeon-amx"
+    folder.mkdir()
+    assert report.by_machine(report.limits) == report.by_machine(report.stock) == "Not measured yet."
     options = ["-t", "1", "-p", "8", "-n", "2", "-r", "2", "--table5", "--roofline", "--bandwidth", "50"]
-    command = [bench.program(), *options, "--json", tmp_path / "3b.json"]
+    command = [bench.program(), *options, "--json", folder / "3b.json"]
     subprocess.run(command, env=bench.environment(), check=True, stdout=subprocess.DEVNULL)
-    rows = bench.read(tmp_path / "3b.json")
-    table = report.speeds("3b").splitlines()
+    rows = bench.read(folder / "3b.json")
+    table = report.speeds("xeon-amx", "3b").splitlines()
     assert table[0] == "| test | ms | per second | of limit |"
     assert len({line.count("|") for line in table[:5]}) == 1
     assert table[4].startswith("| tg2 | ") and table[4].endswith("% bandwidth |")
     assert rows[0]["cpu"] in table[-1] and "table5" not in "".join(table)
-    assert report.limits().startswith("Reading 50.0 GB/s, int8 ")
+    assert report.by_machine(report.limits).startswith("Intel Xeon with AMX:\n\nReading 50.0 GB/s, int8 ")
     assert "| bluelm, synthetic 3b, vision weights resident, KV f16; " in report.table5()
-    sides = {"encode_ms": [10.0, 12.0, 90.0], "pp8": [5.0], "peak_rss": [100.0]}
+    sides = {"encode_ms": [10.0, 12.0, 90.0], "pp8": [5.0]}
+    memory = {"ours q8_0": 50.0, "ours bf16": 70.0, "llama.cpp q8_0": 100.0, "llama.cpp f16": 90.0}
     result = {"cpu": "X", "n_cores": 2, "n_threads": 1, "llama_cpp_commit": "abc", "stock": sides,
-              "ours": {"encode_ms": [6.0], "pp8": [10.0], "peak_rss": [50.0]}}  # fmt: skip
-    (tmp_path / "stock-3b.json").write_text(json.dumps(result))
-    text = report.stock()
-    assert "| encode one 384x384 tile | 12 ms | 6 ms | 0.50x |" in text
+              "stock_type": "f16", "memory_mib": memory,
+              "ours": {"encode_ms": [6.0], "pp8": [10.0]}}  # fmt: skip
+    (folder / "stock-3b.json").write_text(json.dumps(result))
+    text = report.stock("xeon-amx")
+    assert "| encode one 384x384 tile (F16 / Q8_0) | 12 ms | 6 ms | 0.50x |" in text
     assert "| prefill 8 | 5 token/s | 10 token/s | 2.00x the speed |" in text
+    text = report.memory("xeon-amx")
+    assert "| Q8_0 | 100 MiB | 50 MiB | 0.50x |" in text and "| F16 | 90 MiB |  |  |" in text
+
+
+@pytest.mark.parametrize(
+    ("cpu", "level", "family", "kind"),
+    [
+        ("Intel(R) Xeon(R) Processor", "amx", 6, "xeon-amx"),
+        ("AMD EPYC", "avx512-bf16", 25, "zen4"),
+        ("AMD Ryzen 9 9950X", "avx512-bf16", 26, "zen5"),
+        ("AMD EPYC 7543", "avx2", 25, "epyc-avx2"),
+        ("12th Gen Intel(R) Core(TM) i7-12700", "avx-vnni", 6, "core-avx-vnni"),
+        ("", "generic", None, "cpu-generic"),
+    ],
+)
+def test_kinds_of_machines(cpu: str, level: str, family: int | None, kind: str) -> None:
+    assert machines.kind(cpu, level, family) == kind
+
+
+def test_the_kind_of_this_machine_is_not_the_level_that_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = machines.here()
+    monkeypatch.setenv("BLUELM_CPU_LEVEL", "generic")
+    assert machines.here() == kind and not kind.endswith("generic")
+
+
+def results_of(cpu_level: str, ms: dict[str, float]) -> dict[str, object]:
+    """What one machine measured: encoding, language model, fidelity, memory."""
+    machine = {"cpu": "X", "n_cores": 2, "n_threads": 2, "cpu_level": cpu_level}
+    encode = peers_run({name: {"1": [t, t, 9 * t]} for name, t in ms.items()}, layers=0, stock="s")
+    llm = {"ours Q4_0": {"prefill 2048": [1024.0]}, "llama-bench Q4_0": {"prefill 2048": [4096.0]}}
+    cosines = [{"outliers": k, "name": "ours q8_0", "mean": 0.99 - k / 1e3, "worst": 0.9} for k in (1, 100)]
+    return {
+        "peers-encode": {"machine": machine, "runs": [encode]},
+        "peers-llm": {"machine": machine, "runs": [peers_run(llm, layers=0)]},
+        "peers-fidelity": {"machine": machine, "runs": [{"cosines": cosines}]},
+        "stock-3b": {"memory_mib": {"ours q8_0": 1024.0, "llama.cpp q8_0": 3072.0, "llama.cpp f16": 2048.0}},
+        "levels": None,
+    }
+
+
+def test_the_table_of_the_readme() -> None:
+    """Every side's best type, machines side by side, and no row that nobody measured."""
+    ms = {"ours q8_0": 200.0, "ours q8_0 at avx512-vnni": 500.0, "ours bf16": 400.0, "llama.cpp f16": 1000.0,
+          "llama.cpp bf16": 900.0, "llama.cpp q8_0": 2000.0, "OpenVINO int8": 300.0,
+          "OpenVINO int8-bf16": 250.0}  # fmt: skip
+    xeon = results_of("amx", ms)
+    lines = headline.table({"xeon-amx": xeon}).splitlines()
+    assert lines[0] == "| | Intel Xeon with AMX: llama.cpp | OpenVINO | bluelm-gguf |"
+    assert "| encode a 384x384 tile, 8 bits | 2.00 s (q8_0) | 0.25 s (int8-bf16) | 0.20 s (q8_0) |" in lines
+    assert "| the same, AVX-512 on both sides | 2.00 s (q8_0) |  | 0.50 s (q8_0 at avx512-vnni) |" in lines
+    assert "| encode a tile, 16 bits | 0.90 s (bf16) |  | 0.40 s (bf16) |" in lines
+    assert "| features of 8 bits, cosine to float32 |  |  | 0.98900 |" in lines
+    assert "| prefill of 2048 tokens, 8 layers | 500 token/s |  | 2000 token/s |" in lines
+    assert "| peak memory, mmproj in Q8_0 | 3.00 GiB (Q8_0) |  | 1.00 GiB (Q8_0) |" in lines
+    assert "| peak memory, the leanest mmproj | 2.00 GiB (F16) |  | 1.00 GiB (Q8_0) |" in lines
+    assert not any("generation" in line for line in lines)
+    zen = results_of("avx512-bf16", {"ours q8_0": 1000.0})
+    both = headline.table({"xeon-amx": xeon, "zen4": zen}).splitlines()
+    assert (
+        "| the same, AVX-512 on both sides | 2.00 s (q8_0) |  | 0.50 s (q8_0 at avx512-vnni) |  |  |  |"
+        in both
+    )
+    assert both[0].endswith("| AMD Zen 4: llama.cpp | OpenVINO | bluelm-gguf |")
+    assert both[-1].count("2026-01-02") == 2
+
+
+def test_equal_instructions_from_fewer_blocks() -> None:
+    """Where no level took part beside the peers, levels.json says what both sides took."""
+    results = results_of("amx", {"ours q8_0": 200.0, "llama.cpp f16": 1000.0})
+    results["levels"] = {"cpu": "X", "blocks": 9, "threads": 1,
+                         "cpu_ms": {"llama.cpp bf16": 3000, "ours q8_0 at avx512-vnni": 500}}  # fmt: skip
+    row = "3.00 s of CPU time, 9 of 27 blocks (bf16) |  | 0.50 s of CPU time, 9 of 27 blocks (q8_0)"
+    assert row in headline.table({"xeon-amx": results})
 
 
 LIMITS = {"bandwidth_gbs": 10.0, "int8_gops": 2000.0, "bf16_gflops": 1000.0, "f32_gflops": 0.0}
@@ -103,6 +184,11 @@ def test_runs_that_are_added(tmp_path: Path) -> None:
         runner.save(path, row | {"cpu": "Y"}, {"setting": {"layers": 1}}, append=True)
 
 
+def test_versions_of_what_is_installed() -> None:
+    found = runner.versions("torch", "no-such-package")
+    assert list(found) == ["llama-cpp-python", "torch"] and found["llama-cpp-python"]
+
+
 def test_a_contender_that_fails(tmp_path: Path) -> None:
     """The end of what it said on stderr is in the error."""
     script = tmp_path / "broken.py"
@@ -148,11 +234,11 @@ def test_compilers_that_break_amx() -> None:
 
 def test_a_section_that_is_missing() -> None:
     with pytest.raises(AssertionError, match="has no section"):
-        report.document("performance.md", "nothing")
+        report.document("docs/performance.md", "nothing")
 
 
 def test_results_name_no_place() -> None:
     """A path in a committed file would tell about the machine that measured."""
-    for path in report.RESULTS.glob("*.json"):
+    for path in report.RESULTS.rglob("*.json"):
         text = path.read_text(encoding="utf-8")
         assert not any(place in text for place in ("/root", "/home", "/tmp", "/Users")), path
