@@ -1,5 +1,6 @@
 // The language model's attention, the fast form against the plain one in float64, on fresh random shapes.
 // Usage: test_llm_attention [SEED]. Exit status 0: all agree (or this CPU has no fast form).
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -15,13 +16,21 @@
 using namespace bluelm;
 using check::Guarded;
 
+namespace {
+
+bool has_bf16(const LlmAttentionKernel* kernel) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    return kernel == &kAttentionGemmAvx512Bf16 || kernel == &kAttentionGemmAmx;
+#else
+    (void)kernel;
+    return false;
+#endif
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
     const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : std::random_device{}();
-    const LlmAttentionFn few = llm_attention_kernel(1), many = llm_attention_kernel(kManyRows);
-    if (!few) {
-        std::printf("no fast attention for this CPU\n");
-        return 0;
-    }
     std::mt19937_64 rng(seed);
     std::normal_distribution<float> normal;
     const auto below = [&](uint64_t n) { return static_cast<int64_t>(rng() % n); };
@@ -32,8 +41,12 @@ int main(int argc, char** argv) {
         a.head_dim = widths[below(5)];
         a.n_head_kv = 1 + below(3);
         a.n_head = a.n_head_kv * (1 + below(3));
-        const LlmAttentionFn fast = round % 3 == 0 || !many ? few : many;
-        a.n_rows = fast == few ? 1 + below(kManyRows - 1) : kManyRows + below(100);
+        a.n_rows = round % 3 == 0 ? 1 + below(4) : 1 + below(120);
+        const LlmAttentionKernel* fast = llm_attention_kernel(a);
+        if (!fast) {
+            std::printf("no fast attention for this CPU\n");
+            return 0;
+        }
         a.n_kv = a.n_rows + below(round % 3 ? 300 : 3);
         const int64_t past = a.n_kv - a.n_rows;
         a.scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
@@ -87,21 +100,25 @@ int main(int argc, char** argv) {
         if (round % 4 == 1) a.v_is_q8_0 = use_q8_0(tight_v8, &a.v, &a.v_row, &a.v_head);
         a.mask_row = static_cast<size_t>(a.n_kv) * 2;
 
-        const auto run = [&](LlmAttentionFn attend) {
+        const auto run = [&](const LlmAttentionKernel& kernel) {
             const Guarded out(static_cast<size_t>(a.n_rows * a.n_head * a.head_dim) * 4, 4);
-            const Guarded scratch(llm_attention_scratch(a), 64);
             a.out = out.as<float>();
-            const int64_t blocks = (a.n_rows + kAttentionRows - 1) / kAttentionRows;
-            for (int64_t head = 0; head < a.n_head_kv; ++head) {
-                attend(a, head, blocks / 2, blocks, scratch.data);
-                attend(a, head, 0, blocks / 2, scratch.data);
-            }
+            // Parts as llama/attention.cpp makes them, of any size.
+            const int64_t step = kernel.lane_step * (kernel.by_rows ? a.group() : 1);
+            const int64_t heads = 1 + round % a.n_head_kv, lanes = step * (1 + round % 3);
+            const Guarded scratch(kernel.scratch(a, {0, heads, 0, lanes}), 64);
+            for (int64_t head = 0; head < a.n_head_kv; head += heads)
+                for (int64_t lane = 0; lane < a.n_lanes(); lane += lanes)
+                    kernel.run(a,
+                               {head, std::min(head + heads, a.n_head_kv), lane,
+                                std::min(lane + lanes, a.n_lanes())},
+                               scratch.data);
             return std::vector<float>(a.out, a.out + out.size() / 4);
         };
-        const auto want = run(llm_attention_reference), got = run(fast);
-        // Many: weights and values are rounded to 8 bits of mantissa, 2^-8 of a value of about 4 at most.
-        // Few: float32, with scores of 60 at most that lose 2^-24 each time something is added.
-        const double allowed = fast == few ? 1e-3 : 0.02;
+        const auto want = run(kAttentionReference), got = run(*fast);
+        // With bf16, weights and values are rounded to 8 bits of mantissa, 2^-8 of a value of about 4 at
+        // most. Else float32, with scores of 60 at most that lose 2^-24 each time something is added.
+        const double allowed = has_bf16(fast) ? 0.02 : 1e-3;
         double worst = 0;
         bool is_same = true;
         for (size_t i = 0; i < want.size(); ++i) {

@@ -40,7 +40,35 @@ LlmAttention shape_of(const ggml_tensor* op) {
     return a;
 }
 
+// How an attention is divided: heads and lanes of a part, parts beside and behind one another.
+struct Split {
+    const LlmAttentionKernel* kernel;
+    int64_t heads, lanes, n_beside, n_behind;
+    LlmAttentionPart part(const LlmAttention& a, int64_t i) const {
+        const int64_t head = i / n_behind * heads, lane = i % n_behind * lanes;
+        return {head, std::min(head + heads, a.n_head_kv), lane, std::min(lane + lanes, a.n_lanes())};
+    }
+};
+
+// Two parts or more for each thread, where there is enough to divide.
+Split split(const LlmAttention& a, int64_t n_threads) {
+    Split s = {};
+    s.kernel = llm_attention_kernel(a);
+    const int64_t n_lanes = a.n_lanes(), step = s.kernel->lane_step * (s.kernel->by_rows ? a.group() : 1);
+    const auto quotient = [](int64_t n, int64_t by) { return (n + by - 1) / by; };
+    s.heads =
+        std::max<int64_t>(1, std::min(s.kernel->lanes_together / n_lanes, a.n_head_kv / (2 * n_threads)));
+    s.n_beside = quotient(a.n_head_kv, s.heads);
+    s.lanes = quotient(quotient(n_lanes, quotient(2 * n_threads, s.n_beside)), step) * step;
+    s.n_behind = quotient(n_lanes, s.lanes);
+    return s;
+}
+
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+size_t scratch_of(const LlmAttention& a, const Split& s) {
+    return aligned(s.kernel->scratch(a, {0, s.heads, 0, s.lanes}));
+}
 
 }  // namespace
 
@@ -51,7 +79,7 @@ bool llm_attention_supports(const ggml_tensor* op) {
                t->nb[0] == ggml_type_size(t->type) && t->ne[1] == k->ne[1] && t->ne[2] == k->ne[2] &&
                t->ne[3] == 1;
     };
-    if (!llm_attention_kernel(q->ne[1]) || q->ne[3] != 1 || op->src[4]) return false;
+    if (q->ne[3] != 1 || op->src[4]) return false;
     if (q->type != GGML_TYPE_F32 || q->nb[0] != sizeof(float) || !is_cache(k) || !is_cache(v)) return false;
     if (q->ne[0] % 32 != 0 || q->ne[0] > 256 || k->ne[2] == 0 || q->ne[2] % k->ne[2] != 0) return false;
     if (mask && (mask->type != GGML_TYPE_F16 || mask->nb[0] != 2 || mask->ne[0] < k->ne[1] ||
@@ -59,29 +87,26 @@ bool llm_attention_supports(const ggml_tensor* op) {
         return false;
     }
     const float max_bias = parameter(op, 1), soft_cap = parameter(op, 2);
-    return max_bias == 0 && soft_cap == 0 && op->type == GGML_TYPE_F32 && ggml_is_contiguous(op);
+    return max_bias == 0 && soft_cap == 0 && op->type == GGML_TYPE_F32 && ggml_is_contiguous(op) &&
+           llm_attention_kernel(shape_of(op));
 }
 
 size_t llm_attention_work_size(int n_threads, const ggml_tensor* op) {
-    return 64 + static_cast<size_t>(n_threads) * aligned(llm_attention_scratch(shape_of(op)));
+    const LlmAttention a = shape_of(op);
+    return 64 + static_cast<size_t>(n_threads) * scratch_of(a, split(a, n_threads));
 }
 
 void llm_attention(const ggml_compute_params& params, ggml_tensor* op) {
     const LlmAttention a = shape_of(op);
-    const int64_t nth = params.nth;
+    const Split s = split(a, params.nth);
     if (params.ith == 0) ggml_threadpool_chunk_set(params.threadpool, params.nth);
     ggml_barrier(params.threadpool);
     const auto address = reinterpret_cast<uintptr_t>(params.wdata);
     uint8_t* scratch = static_cast<uint8_t*>(params.wdata) + (aligned(address) - address) +
-                       static_cast<size_t>(params.ith) * aligned(llm_attention_scratch(a));
-    // A unit is a KV head; where there are few for the threads, a part of its queries.
-    const int64_t n_blocks = (a.n_rows + kAttentionRows - 1) / kAttentionRows;
-    const int64_t parts = std::min(n_blocks, (2 * nth + a.n_head_kv - 1) / a.n_head_kv);
-    for (int64_t unit = params.ith; unit < a.n_head_kv * parts;
-         unit = ggml_threadpool_chunk_add(params.threadpool, 1)) {
-        const int64_t part = unit % parts;
-        llm_attention_kernel(a.n_rows)(a, unit / parts, part * n_blocks / parts,
-                                       (part + 1) * n_blocks / parts, scratch);
+                       static_cast<size_t>(params.ith) * scratch_of(a, s);
+    for (int64_t i = params.ith; i < s.n_beside * s.n_behind;
+         i = ggml_threadpool_chunk_add(params.threadpool, 1)) {
+        s.kernel->run(a, s.part(a, i), scratch);
     }
 }
 

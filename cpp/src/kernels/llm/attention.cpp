@@ -21,38 +21,15 @@ double element(const char* row, int64_t i, bool is_q8_0) {
     return static_cast<double>(half_at(block, 0)) * static_cast<int8_t>(block[2 + i % 32]);
 }
 
-}  // namespace
+// Fewer lanes than these cost less one by one (measured on a Zen 4, benchmarks/llm_speed.py).
+constexpr int64_t kManyLanes = 8;
 
-size_t llm_attention_scratch(const LlmAttention& a) {
-    if (a.n_rows < kManyRows) return 0;
-    const auto keys = static_cast<size_t>((a.n_kv + kAttentionKeys - 1) / kAttentionKeys * kAttentionKeys);
-    const auto width = static_cast<size_t>(a.head_dim), rows = static_cast<size_t>(kAttentionRows);
-    // K in two parts of bf16, V; queries in two parts, scores, weights, sums
-    return keys * width * 6 + rows * width * 4 + rows * static_cast<size_t>(kAttentionKeys) * 6 +
-           rows * width * 4;
-}
-
-LlmAttentionFn llm_attention_kernel(int64_t n_rows) {
-#if defined(__x86_64__) && defined(__GNUC__)
-    static const CpuLevel level = cpu_level();
-    switch (level) {
-        case CpuLevel::kAmx: return n_rows < kManyRows ? llm_attention_avx512 : llm_attention_amx;
-        case CpuLevel::kAvx512Vnni:
-        case CpuLevel::kAvx512Bf16: return n_rows < kManyRows ? llm_attention_avx512 : nullptr;
-        default: return nullptr;
-    }
-#else
-    (void)n_rows;
-    return nullptr;
-#endif
-}
-
-void llm_attention_reference(const LlmAttention& a, int64_t kv_head, int64_t first, int64_t last, uint8_t*) {
-    const int64_t group = a.n_head / a.n_head_kv;
+void run_reference(const LlmAttention& a, const LlmAttentionPart& part, uint8_t*) {
+    const int64_t group = a.group();
     std::vector<double> score(static_cast<size_t>(a.n_kv));
-    const int64_t end = last * kAttentionRows < a.n_rows ? last * kAttentionRows : a.n_rows;
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-        for (int64_t row = first * kAttentionRows; row < end; ++row) {
+    for (int64_t kv_head = part.first_head; kv_head < part.end_head; ++kv_head) {
+        for (int64_t lane = part.first_lane; lane < part.end_lane; ++lane) {
+            const int64_t row = lane / group, head = kv_head * group + lane % group;
             const auto* q = reinterpret_cast<const float*>(a.q + static_cast<size_t>(row) * a.q_row +
                                                            static_cast<size_t>(head) * a.q_head);
             double most = -std::numeric_limits<double>::infinity(), total = 0;
@@ -82,6 +59,34 @@ void llm_attention_reference(const LlmAttention& a, int64_t kv_head, int64_t fir
             for (int64_t i = 0; i < a.head_dim; ++i)
                 out[i] = total == 0 ? 0.0f : static_cast<float>(sum[static_cast<size_t>(i)] / total);
         }
+    }
+}
+
+size_t no_scratch(const LlmAttention&, const LlmAttentionPart&) { return 0; }
+
+}  // namespace
+
+const LlmAttentionKernel kAttentionReference = {run_reference, no_scratch, 1, false, 1};
+
+const LlmAttentionKernel* llm_attention_kernel(const LlmAttention& a) {
+    static const CpuLevel level = cpu_level();
+    const bool is_few = a.n_lanes() < kManyLanes;
+    switch (level) {
+#if defined(__x86_64__) && defined(__GNUC__)
+        case CpuLevel::kAmx:
+            // Fewer rows are not worth rearranging the keys.
+            if (a.n_rows >= 16) return &kAttentionGemmAmx;
+            return is_few ? &kAttentionGemvAvx512 : &kAttentionGemmAvx512Bf16;
+        case CpuLevel::kAvx512Bf16: return is_few ? &kAttentionGemvAvx512 : &kAttentionGemmAvx512Bf16;
+        case CpuLevel::kAvx512Vnni: return is_few ? &kAttentionGemvAvx512 : &kAttentionGemmAvx512;
+        case CpuLevel::kAvxVnni:
+        case CpuLevel::kAvx2: return is_few ? &kAttentionGemvAvx2 : &kAttentionGemmAvx2;
+#elif defined(__aarch64__) && defined(__GNUC__)
+        case CpuLevel::kNeon:
+        case CpuLevel::kDotprod:
+        case CpuLevel::kI8mm: return is_few ? &kAttentionGemvNeon : &kAttentionGemmNeon;
+#endif
+        default: (void)is_few; return nullptr;
     }
 }
 

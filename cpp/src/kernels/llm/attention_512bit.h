@@ -36,6 +36,52 @@ inline __m512 exponential(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
+struct Vector512 {
+    using T = __m512;
+    static constexpr int64_t kN = 16, kVectors = 2, kKeyTile = 12, kLaneTile = 6, kColumns = 4;
+    static constexpr bool kPairs = false;
+
+    static T load(const float* p) { return _mm512_load_ps(p); }
+    static T loadu(const float* p) { return _mm512_loadu_ps(p); }
+    static void store(float* p, T x) { _mm512_store_ps(p, x); }
+    static void storeu(float* p, T x) { _mm512_storeu_ps(p, x); }
+    static T set(float x) { return _mm512_set1_ps(x); }
+    static T add(T a, T b) { return _mm512_add_ps(a, b); }
+    static T sub(T a, T b) { return _mm512_sub_ps(a, b); }
+    static T mul(T a, T b) { return _mm512_mul_ps(a, b); }
+    static T fma(T a, T b, T c) { return _mm512_fmadd_ps(a, b, c); }
+    static T add_weighted(T weight, T value, T sum) { return fma(weight, value, sum); }
+    static T max(T a, T b) { return _mm512_max_ps(a, b); }  // b if one is NaN
+    static T exp(T x) { return exponential(x); }
+    static T where_equal(T a, T b, T yes, T no) {
+        return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), no, yes);
+    }
+    static bool all_equal(T a, T b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) == 0xFFFF; }
+    static T halfs(const char* at) { return bluelm::halfs(at); }
+    static T q8_0(const char* row, int64_t i) { return elements(row, i, true); }
+
+    static T sums(const T (&x)[kN]) {
+        T eight[8], four[4];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) {  // 8 sums of 2 elements, those of x[i] below those of x[i + 8]
+            const T low = _mm512_shuffle_f32x4(x[i], x[i + 8], 0x44),
+                    high = _mm512_shuffle_f32x4(x[i], x[i + 8], 0xEE);
+            eight[i] = add(low, high);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {  // quarters: x[i], x[i + 4], x[i + 8], x[i + 12]
+            const T low = _mm512_shuffle_f32x4(eight[i], eight[i + 4], 0x88);
+            const T high = _mm512_shuffle_f32x4(eight[i], eight[i + 4], 0xDD);
+            four[i] = add(low, high);
+        }
+        // Quarter by quarter: those of x[i], x[i + 8], x[i + 4], x[i + 12].
+        const T a = add(_mm512_unpacklo_ps(four[0], four[1]), _mm512_unpackhi_ps(four[0], four[1]));
+        const T b = add(_mm512_unpacklo_ps(four[2], four[3]), _mm512_unpackhi_ps(four[2], four[3]));
+        const T all = add(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
+        return _mm512_shuffle_f32x4(all, all, 0xD8);
+    }
+};
+
 }  // namespace
 }  // namespace bluelm
 

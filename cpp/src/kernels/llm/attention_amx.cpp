@@ -23,7 +23,7 @@ BLUELM_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c
 namespace bluelm {
 namespace {
 
-constexpr int64_t kRows = kAttentionRows, kKeys = kAttentionKeys;
+constexpr int64_t kRows = 32, kKeys = kAttentionKeys;  // queries and keys at a time
 constexpr size_t kTile = 1024;
 
 struct Scratch {
@@ -271,17 +271,12 @@ bool is_masked(const LlmAttention& a, int64_t row, int64_t key) {
     return true;
 }
 
-}  // namespace
-
-void llm_attention_amx(const LlmAttention& a, int64_t kv_head, int64_t first, int64_t last,
-                       uint8_t* scratch) {
-    const Scratch s(a, scratch);
-    const TileConfig config;
-    load_config(config);
+// All query heads of one KV head and rows first_row..end_row, from a multiple of kRows on.
+void attend(const LlmAttention& a, int64_t kv_head, int64_t first_row, int64_t end_row, const Scratch& s) {
     pack(a, kv_head, s);
-    const int64_t group = a.n_head / a.n_head_kv;
-    for (int64_t block = first; block < last; ++block) {
-        const int64_t row = block * kRows, n_rows = std::min(kRows, a.n_rows - row);
+    const int64_t group = a.group();
+    for (int64_t row = first_row; row < end_row; row += kRows) {
+        const int64_t n_rows = std::min(kRows, end_row - row);
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
             float most[kRows], total[kRows];
             std::fill_n(most, kRows, -INFINITY);
@@ -304,8 +299,27 @@ void llm_attention_amx(const LlmAttention& a, int64_t kv_head, int64_t first, in
             }
         }
     }
+}
+
+void run(const LlmAttention& a, const LlmAttentionPart& part, uint8_t* scratch) {
+    const Scratch s(a, scratch);
+    const TileConfig config;
+    load_config(config);
+    for (int64_t head = part.first_head; head < part.end_head; ++head)
+        attend(a, head, part.first_lane / a.group(), part.end_lane / a.group(), s);
     release_tiles();
 }
+
+size_t scratch_bytes(const LlmAttention& a, const LlmAttentionPart&) {
+    const auto keys = static_cast<size_t>((a.n_kv + kKeys - 1) / kKeys * kKeys);
+    const auto width = static_cast<size_t>(a.head_dim), rows = static_cast<size_t>(kRows);
+    // K in two parts of bf16, V; queries in two parts, scores, weights, sums
+    return keys * width * 6 + rows * width * 4 + rows * static_cast<size_t>(kKeys) * 6 + rows * width * 4;
+}
+
+}  // namespace
+
+const LlmAttentionKernel kAttentionGemmAmx = {run, scratch_bytes, kRows, true, 1};
 
 }  // namespace bluelm
 
