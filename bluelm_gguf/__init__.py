@@ -31,8 +31,8 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .chat.answer import ReplyStream
-    from .chat.background import ImageHandle
     from .chat.chat import Chat
+    from .chat.image_handle import ImageHandle
     from .chat.results import Reply, Timings
     from .model import Model
     from .native.acceleration import accelerate
@@ -43,7 +43,7 @@ _LAZY = {
     "Chat": "chat.chat",
     "EmbeddingCache": "pictures.cache",
     "EncodedImage": "pictures.vision",
-    "ImageHandle": "chat.background",
+    "ImageHandle": "chat.image_handle",
     "Model": "model",
     "Reply": "chat.results",
     "ReplyStream": "chat.answer",

@@ -70,3 +70,9 @@ class DecodeError(BluelmError, RuntimeError):
 
 class NativeError(BluelmError, RuntimeError):
     """libbluelm is missing, has another ABI, or reports an internal fault."""
+
+
+def check_range(name: str, value: int | None, low: int, high: int) -> None:
+    """Raises InvalidArgumentError for a value outside low..high; None is none."""
+    if value is not None and not low <= value <= high:
+        raise InvalidArgumentError(f"{name} is {value}; it must be from {low} to {high}")

@@ -9,6 +9,7 @@ with Model("llm-q4_0.gguf", mmproj="mmproj-q8_0.gguf") as model:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import warnings
 import weakref
@@ -17,30 +18,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .chat.answer import Question, ReplyStream, Request
-from .chat.lock import OwnedLock
+from .chat.answer import ReplyStream
+from .chat.chat import Chat
+from .chat.engine import Engine
+from .chat.history import ChatState
+from .chat.request import AnswerOptions, Question, Request, as_list
 from .chat.results import Reply
-from .errors import InvalidArgumentError, ModelFileError
-from .gguf.head import GgufHead
+from .errors import InvalidArgumentError, ModelFileError, check_range
 from .gguf.kinds import check_llm_file
 from .gguf.memory import FREE_VISION, MemoryAccount, fit
 from .gguf.pair import read_pair
 from .llm.context_full import Policy
 from .llm.language_model import LanguageModel
-from .llm.ledger import Ledger
 from .llm.prompt import PromptBuilder, Turn
-from .llm.sampling import Sampling
 from .native.machine import available_memory, default_threads, peak_memory, resident_memory
 from .pictures.cache import EmbeddingCache, open_cache
-from .pictures.vision import EncodedImage, PreparedImage, TilerOverrides, VisionEncoder
+from .pictures.vision import EncodedImage, TilerOverrides, VisionEncoder
 from .progress import ProgressFn
 
 if TYPE_CHECKING:
-    from .chat.chat import Chat
+    from typing_extensions import Unpack
 
 OnProgress = ProgressFn
-"""`on_progress(stage, done, total)`: stage "load" counts percent, "encode" tiles, "prefill" tokens. Returning
-False cancels."""
 
 
 def demo_paths() -> tuple[Path, Path]:
@@ -108,16 +107,11 @@ class Model:
         verbose: bool = False,
         on_progress: OnProgress | None = None,
     ) -> None:
-        self._llm: LanguageModel | None = None
-        self._vision: VisionEncoder | None = None
-        self._lock = OwnedLock()
-        self._active: weakref.ref[ReplyStream] | None = None
-        self._chats: weakref.WeakSet[Chat] = weakref.WeakSet()
-        _check_range("n_ctx", n_ctx, 1, 2**31 - 1)
-        _check_range("n_batch", n_batch, 1, 2**20)
-        _check_range("n_threads", n_threads, 1, 512)
-        _check_range("chunk", chunk, 1, n_batch)
-        _check_range("batch", batch, 1, 17)
+        check_range("n_ctx", n_ctx, 1, 2**31 - 1)
+        check_range("n_batch", n_batch, 1, 2**20)
+        check_range("n_threads", n_threads, 1, 512)
+        check_range("chunk", chunk, 1, n_batch)
+        check_range("batch", batch, 1, 17)
         if free_vision not in FREE_VISION:
             raise InvalidArgumentError(
                 f"free_vision is {free_vision!r}; it must be one of {', '.join(FREE_VISION)}"
@@ -148,9 +142,8 @@ class Model:
         # A KV cache that cannot be had is an error, see LanguageModel.
         if available is not None and (need.kv_cache or 0) <= available and not need.fits(available):
             warnings.warn(need.warning(available), stacklevel=2)
-        _open_models.add(self)
-        try:
-            self._llm = LanguageModel(
+        with contextlib.ExitStack() as stack:
+            language_model = LanguageModel(
                 llm,
                 n_ctx=n_ctx,
                 n_batch=min(chunk, n_batch),
@@ -161,69 +154,56 @@ class Model:
                 head=llm_head,
                 on_progress=on_progress,
             )
-            self._ledger = Ledger(self._llm, chunk)
+            stack.callback(language_model.close)
+            vision = None
             if mmproj is not None:
-                self._vision = VisionEncoder(
+                vision = VisionEncoder(
                     mmproj, n_threads=self.n_threads, batch=batch, pipeline=pipeline, head=mmproj_head,
                     cache=embedding_cache, free_weights=fitting.frees_vision,
                 )  # fmt: skip
-            self._prompts = self._make_prompts(self._llm, llm_head)
-        except BaseException:
-            self.close()
-            raise
-        if n_ctx is not None and n_ctx > self._llm.n_ctx_train:
+                stack.callback(vision.close)
+            prompts = _prompts(language_model, vision)
+            self._engine = Engine(language_model, vision, prompts, chunk=chunk)
+            stack.pop_all()
+        _open_models.add(self)
+        if n_ctx is not None and n_ctx > language_model.n_ctx_train:
             warnings.warn(
-                f"{llm} was trained with a context of {self._llm.n_ctx_train} tokens; beyond it answers may "
-                f"be nonsense (n_ctx is {n_ctx})",
+                f"{llm} was trained with a context of {language_model.n_ctx_train} tokens; beyond it answers "
+                f"may be nonsense (n_ctx is {n_ctx})",
                 stacklevel=2,
             )
-
-    def _make_prompts(self, llm: LanguageModel, head: GgufHead) -> PromptBuilder:
-        template = head.metadata.get("tokenizer.chat_template")
-        prefix, suffix = self._vision.prompt if self._vision is not None else ("", "")
-        image_token = self._vision.image_token if self._vision is not None else ""
-        return PromptBuilder(
-            tokenize=llm.tokenize,
-            template=template if isinstance(template, str) and template.strip() else None,
-            bos=llm.bos,
-            bos_text=llm.bos_text,
-            eos_text=llm.eos_text,
-            add_bos=llm.add_bos,
-            image_prefix=prefix,
-            image_suffix=suffix,
-            image_token=image_token,
-            origin=str(llm.path),
-        )
 
     # --------------------------------------------------------------------------------------------- properties
 
     @property
     def llm(self) -> LanguageModel:
         """The language model; raises InvalidArgumentError after close()."""
-        if self._llm is None:
-            raise InvalidArgumentError("the model is closed")
-        return self._llm
+        return self._engine.llm
 
     @property
     def vision(self) -> VisionEncoder | None:
         """The vision encoder, or None for a model that takes text only."""
-        self.llm  # noqa: B018  (raises if closed)
-        return self._vision
+        return self._engine.vision
+
+    @property
+    def engine(self) -> Engine:
+        """What answers, chats and background work share: language model, KV cache, prompts, lock."""
+        return self._engine
 
     @property
     def n_ctx(self) -> int:
         """Tokens the KV cache holds."""
-        return self.llm.n_ctx
+        return self._engine.n_ctx
 
     @property
     def n_embd(self) -> int:
         """Width of the LLM's embeddings."""
-        return self.llm.n_embd
+        return self._engine.n_embd
 
     @property
     def memory(self) -> MemoryAccount:
         """What is in memory now, and the most this process ever had."""
-        llm, vision = self.llm, self._vision
+        llm, vision = self.llm, self.vision
         return MemoryAccount(
             llm_weights=llm.weight_bytes,
             vision_weights=vision.info.weight_bytes if vision is not None and vision.is_loaded else 0,
@@ -236,7 +216,7 @@ class Model:
     @property
     def has_chat_template(self) -> bool:
         """Whether the LLM's file brings a chat template; without one, prompts are written plainly."""
-        return self._prompts.template is not None
+        return self._engine.prompts.template is not None
 
     # ------------------------------------------------------------------------------------------------- calls
 
@@ -259,18 +239,26 @@ class Model:
             InvalidArgumentError: the model has no mmproj; an encoded image of another model's width.
             Cancelled: on_progress returned False.
         """
+        engine = self._engine
         if isinstance(image, EncodedImage):
-            return self._check_encoded(image)
-        with self._lock.held() as interrupt:
+            return engine.check_encoded(image)
+        with engine.lock.held() as interrupt:
 
             def report(stage: str, done: int, total: int) -> bool:
                 if interrupt.pending:  # while the picture was read
                     return False
                 return on_progress is None or on_progress(stage, done, total) is not False
 
-            return self._embed(self._need_vision().prepare(image, tiler=tiler), report)
+            return engine.embed(engine.prepare(image, tiler=tiler), report)
 
-    def generate(self, prompt: str, **options: Any) -> Reply:
+    def generate(
+        self,
+        prompt: str,
+        *,
+        images: Iterable[Any] = (),
+        system: str | None = None,
+        **options: Unpack[AnswerOptions],
+    ) -> Reply:
         """Answers a question; takes what `stream` takes.
 
         Returns:
@@ -279,11 +267,8 @@ class Model:
         Raises:
             Cancelled: on_progress returned False.
         """
-        with self.stream(prompt, **options) as stream:
-            for _ in stream:
-                pass
-        assert stream.reply is not None
-        return stream.reply
+        with self.stream(prompt, images=images, system=system, **options) as stream:
+            return stream.complete()
 
     def stream(
         self,
@@ -291,7 +276,7 @@ class Model:
         *,
         images: Iterable[Any] = (),
         system: str | None = None,
-        **options: Any,
+        **options: Unpack[AnswerOptions],
     ) -> ReplyStream:
         """Answers a question piece by piece.
 
@@ -319,14 +304,11 @@ class Model:
         """
         turns = [Turn("system", system)] if system else []
         turns.append(Turn("user", prompt))
-        return self._stream(Question(turns, as_list(images)), reuse=False, **options)
+        return self._ask(Request.of(Question(turns, as_list(images)), reuse=False, **options))
 
     def chat(self, *, system: str | None = None, context_full: Policy = "drop") -> Chat:
         """A conversation with memory; see `Chat`."""
-        from .chat.chat import Chat
-
-        self.llm  # noqa: B018  (raises if closed)
-        return Chat(self, system=system, context_full=context_full)
+        return Chat(self._engine, ChatState(system=system, context_full=context_full))
 
     def load_chat(self, path: str | os.PathLike[str]) -> Chat:
         """Continues a conversation that `Chat.save` wrote.
@@ -341,10 +323,15 @@ class Model:
         """
         from .chat.saved_chat import load
 
-        return load(self, path)
+        return Chat(self._engine, load(self._engine, path))
 
     def stream_turns(
-        self, turns: Sequence[Turn], *, images: Sequence[Any] = (), reuse: bool = False, **options: Any
+        self,
+        turns: Sequence[Turn],
+        *,
+        images: Sequence[Any] = (),
+        reuse: bool = False,
+        **options: Unpack[AnswerOptions],
     ) -> ReplyStream:
         """Answers the last of several turns.
 
@@ -355,52 +342,15 @@ class Model:
                 makes the answer independent of what was asked before, to the last bit.
             options: As for `stream`.
         """
-        return self._stream(Question(turns, images), reuse=reuse, **options)
+        return self._ask(Request.of(Question(turns, images), reuse=reuse, **options))
 
-    def _stream(
-        self,
-        question: Question,
-        *,
-        reuse: bool,
-        max_tokens: int | None = 256,
-        stop: Sequence[str] = (),
-        tiler: TilerOverrides = None,
-        on_progress: OnProgress | None = None,
-        **sampling: Any,
-    ) -> ReplyStream:
-        """What `stream` and `Chat.stream` are made of."""
-        if max_tokens is not None:
-            _check_range("max_tokens", max_tokens, 1, 2**31 - 1)
-        if isinstance(stop, str):
-            stop = (stop,)
-        chosen = Sampling(**sampling)
-        chosen.validate()
-        self.llm  # noqa: B018  (raises if closed)
-        request = Request(
-            question=question,
-            sampling=chosen,
-            max_tokens=max_tokens,
-            stop=(*stop, *self._prompts.stop),
-            tiler=tiler,
-            on_progress=on_progress,
-            reuse=reuse,
-        )
-        return ReplyStream(self, request)
+    def _ask(self, request: Request) -> ReplyStream:
+        self._engine.check_open()
+        return ReplyStream(self._engine, request)
 
     def close(self) -> None:
         """Frees all memory; what is being computed is cancelled, later calls raise InvalidArgumentError."""
-        for chat in list(self._chats):
-            chat.close()
-        active = self._active() if self._active is not None else None
-        if active is not None:
-            active.close()
-        with self._lock.held():
-            if self._vision is not None:
-                self._vision.close()
-                self._vision = None
-            if self._llm is not None:
-                self._llm.close()
-                self._llm = None
+        self._engine.close()
 
     def __enter__(self) -> Model:
         return self
@@ -411,30 +361,25 @@ class Model:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_llm", None) is not None or getattr(self, "_vision", None) is not None:
+        if hasattr(self, "_engine") and not self._engine.is_closed:
             self.close()
 
-    # ----------------------------------------------------------------------------------------------- innards
 
-    def _need_vision(self) -> VisionEncoder:
-        vision = self.vision
-        if vision is None:
-            raise InvalidArgumentError(
-                f"{self.llm.path} was loaded without a vision file: pictures need an mmproj"
-            )
-        return vision
-
-    def _embed(self, picture: PreparedImage, on_progress: OnProgress | None) -> EncodedImage:
-        """The one way from a picture to its embeddings; the lock is held."""
-        return self._need_vision().encode_prepared(picture, on_progress=on_progress)
-
-    def _check_encoded(self, image: EncodedImage) -> EncodedImage:
-        if image.embeddings.shape[1] != self.n_embd:
-            raise InvalidArgumentError(
-                f"the image was encoded to width {image.embeddings.shape[1]}, but {self.llm.path} needs "
-                f"{self.n_embd}"
-            )
-        return image
+def _prompts(llm: LanguageModel, vision: VisionEncoder | None) -> PromptBuilder:
+    template = llm.head.metadata.get("tokenizer.chat_template")
+    prefix, suffix = vision.prompt if vision is not None else ("", "")
+    return PromptBuilder(
+        tokenize=llm.tokenize,
+        template=template if isinstance(template, str) and template.strip() else None,
+        bos=llm.bos,
+        bos_text=llm.bos_text,
+        eos_text=llm.eos_text,
+        add_bos=llm.add_bos,
+        image_prefix=prefix,
+        image_suffix=suffix,
+        image_token=vision.image_token if vision is not None else "",
+        origin=str(llm.path),
+    )
 
 
 _open_models: weakref.WeakSet[Model] = weakref.WeakSet()
@@ -445,18 +390,3 @@ def _close_models() -> None:
     """Before the interpreter ends: no thread may be inside native code when its libraries are taken down."""
     for model in list(_open_models):
         model.close()
-
-
-def as_list(images: Any) -> list[Any]:
-    """The pictures of a call; one picture given without a list is meant as one."""
-    if images is None:
-        return []
-    single = (str, bytes, bytearray, memoryview, Path, EncodedImage)
-    if isinstance(images, single) or hasattr(images, "size") or hasattr(images, "read"):
-        return [images]
-    return list(images)
-
-
-def _check_range(name: str, value: int | None, low: int, high: int) -> None:
-    if value is not None and not low <= value <= high:
-        raise InvalidArgumentError(f"{name} is {value}; it must be from {low} to {high}")

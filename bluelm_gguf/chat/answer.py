@@ -4,89 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
 
-from ..errors import Cancelled, ContextFullError, InvalidArgumentError
-from ..llm.context_full import shortened
+from ..errors import Cancelled, InvalidArgumentError
+from ..llm.draft import Drafts
 from ..llm.ledger import Prefilled
-from ..llm.prompt import ImageSegment, Segment, Turn, n_tokens
-from ..llm.sampling import Sampler, Sampling
+from ..llm.prompt import ImageSegment, Segment, Turn, n_tokens, with_images
+from ..llm.sampling import Sampler
 from ..llm.text import TextStream
 from ..native.interrupt import DeferredInterrupt
-from ..pictures.vision import EncodedImage, TilerOverrides
+from ..pictures.vision import EncodedImage
 from ..progress import ProgressFn
+from .engine import Engine
 from .lock import CancelFlag
+from .request import Request
 from .results import FinishReason, Reply, Timings
-
-if TYPE_CHECKING:
-    from ..model import Model
-
-
-class Question:
-    """What is asked, and what happens around the answer; `Chat` overrides it.
-
-    Args:
-        turns: The conversation; the last turn is the question. Its pictures are encoded.
-        images: Further pictures of the last turn, encoded or not.
-    """
-
-    def __init__(self, turns: Sequence[Turn], images: Sequence[Any] = ()) -> None:
-        self._turns = list(turns)
-        self._images = list(images)
-        self.n_encoded = self.n_cached = 0
-        """Pictures of this question that were encoded, or found in the cache, before it was asked."""
-        self.n_newly_dropped = 0
-
-    def begin(self, is_cancelled: Callable[[], bool], on_progress: ProgressFn | None) -> None:
-        """Called before the model is taken; may wait. Raises Cancelled when asked to."""
-
-    def compose(self) -> tuple[list[Turn], list[Any]]:
-        """Turns and pictures as of now; called once the model is held."""
-        return self._turns, self._images
-
-    def fit(self, count: Callable[[int], int], *, n_ctx: int, max_tokens: int | None) -> int:
-        """How many of the oldest turns must be left out.
-
-        Args:
-            count: Tokens of the prompt without the n oldest turns.
-
-        Raises:
-            ContextFullError: the prompt does not fit.
-        """
-        n_prompt = count(0)
-        if n_prompt + 1 > n_ctx:
-            raise ContextFullError(
-                f"the prompt has {n_prompt} tokens and the answer needs at least one more, but the context "
-                f"holds {n_ctx}: shorten it, use fewer or smaller pictures, or a larger context"
-            )
-        return 0
-
-    def finish(self, asked: Turn, reply: Reply) -> None:
-        """Called when the answer is over, with the question's turn; the model is still held."""
-
-
-@dataclass
-class Request:
-    """What one answer is asked with; see `Model.stream_turns`."""
-
-    question: Question
-    sampling: Sampling
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    tiler: TilerOverrides
-    on_progress: ProgressFn | None
-    reuse: bool
 
 
 class _Run:
-    """The work behind one answer: encode, prefill, decode, with the clock running."""
+    """The work behind one answer."""
 
-    def __init__(self, model: Model, request: Request, is_cancelled: Callable[[], bool]) -> None:
-        self.model = model
-        self.llm = model.llm
+    def __init__(self, engine: Engine, request: Request, is_cancelled: Callable[[], bool]) -> None:
+        self.engine = engine
+        self.llm = engine.llm
         self.request = request
         self.is_cancelled = is_cancelled
         self.started = time.perf_counter()
@@ -110,45 +51,40 @@ class _Run:
 
     def _prepare(self) -> list[Segment]:
         """Encodes the pictures and builds the prompt; refuses what cannot fit before any of the long work."""
-        request, model = self.request, self.model
+        request, engine = self.request, self.engine
         turns, images = request.question.compose()
         prepared: list[Any] = []
         for image in images:
             if isinstance(image, EncodedImage):
-                prepared.append(model._check_encoded(image))
+                prepared.append(engine.check_encoded(image))
             else:
-                prepared.append(model._need_vision().prepare(image, tiler=request.tiler))
+                prepared.append(engine.prepare(image, tiler=request.tiler))
         last = turns[-1]
 
-        def with_images(images: list[Any]) -> list[Turn]:
-            return [*turns[:-1], Turn(last.role, last.text, (*last.images, *images), last.tokens)]
+        def with_pictures(pictures: list[Any]) -> list[Turn]:
+            return [*turns[:-1], Turn(last.role, last.text, (*last.images, *pictures), last.tokens)]
 
-        # A prepared picture already knows how many tokens it will have: that is all the length check needs.
-        draft = with_images(prepared)
-        n_dropped = request.question.fit(
-            lambda n: n_tokens(model._prompts.build(shortened(draft, n))),
-            n_ctx=self.llm.n_ctx,
-            max_tokens=request.max_tokens,
-        )
+        # A prepared picture already knows how many tokens it will have: that is all a prompt needs of it.
+        drafts = Drafts(engine.prompts, with_pictures(prepared))
+        n_dropped = request.question.fit(drafts.count, n_ctx=self.llm.n_ctx, max_tokens=request.max_tokens)
+        (segments,) = drafts.variants(n_dropped)
         total = sum(0 if isinstance(p, EncodedImage) else p.plan.n_tiles for p in prepared)
         done = 0
         encoded: list[EncodedImage] = []
         for picture in prepared:
             if not isinstance(picture, EncodedImage):
                 start = time.perf_counter()
-                picture = model._embed(picture, self._progress("encode", done, total))
+                picture = engine.embed(picture, self._progress("encode", done, total))
                 self.encode_s += time.perf_counter() - start
                 self.n_cached += picture.is_cached
                 self.n_encoded += not picture.is_cached
                 done += picture.plan.n_tiles
             encoded.append(picture)
             self.plans.append(picture.plan)
-        turns = with_images(encoded)
-        self.asked = turns[-1]
-        segments = model._prompts.build(shortened(turns, n_dropped))
+        self.asked = with_pictures(encoded)[-1]
         if not segments:
             raise InvalidArgumentError("the prompt is empty: there is nothing to answer")
-        return segments
+        return with_images(segments, encoded)
 
     def _progress(self, stage: str, base: int, total: int) -> ProgressFn:
         """on_progress with counts over all pictures; cancels when asked to."""
@@ -172,7 +108,7 @@ class _Run:
         self.n_image = n_tokens(segments, kind=ImageSegment)
         self.n_text = n_tokens(segments) - self.n_image
         start = time.perf_counter()
-        ledger = self.model._ledger
+        ledger = self.engine.ledger
         try:
             ledger.bring(segments, reuse=self.request.reuse, on_progress=self._report, done=self.prefilled)
         finally:
@@ -183,38 +119,41 @@ class _Run:
     # ----------------------------------------------------------------------------------------------- decode
 
     def _decode(self) -> Iterator[str]:
-        llm, ledger, request = self.llm, self.model._ledger, self.request
-        assert self.sampler is not None
-        out = TextStream(request.stop)
-        token = llm.sample(self.sampler)
-        self.ttft_s = time.perf_counter() - self.started
+        llm, ledger, request, is_cancelled = self.llm, self.engine.ledger, self.request, self.is_cancelled
+        sampler, tokens, clock = self.sampler, self.tokens, time.perf_counter
+        assert sampler is not None
+        out = TextStream((*request.stop, *self.engine.prompts.stop))
+        n_most = min(request.max_tokens or llm.n_ctx, llm.n_ctx - len(ledger.cells) + 1)
+        token = llm.sample(sampler)
+        self.ttft_s = clock() - self.started
         while True:
             if llm.is_end(token):
-                self.finish_reason = "stop"
                 break
-            self.tokens.append(token)
+            tokens.append(token)
             piece = out.push(llm.piece(token))
             if piece:
                 self.text.append(piece)
                 yield piece
             if out.stopped:
-                self.finish_reason = "stop"
                 break
-            if self.is_cancelled():
+            if is_cancelled():
                 self.finish_reason = "cancelled"
                 break
-            if len(self.tokens) == request.max_tokens or len(ledger.cells) >= llm.n_ctx:
+            if len(tokens) == n_most:
                 self.finish_reason = "length"
                 break
-            start = time.perf_counter()
+            start = clock()
             try:
-                ledger.append(token, on_progress=lambda *_: not self.is_cancelled())
+                ledger.append(token, is_cancelled=is_cancelled)
             except Cancelled:
                 self.finish_reason = "cancelled"
                 break
-            token = llm.sample(self.sampler)
+            if is_cancelled():
+                self.finish_reason = "cancelled"
+                break
+            token = llm.sample(sampler)
             self.n_steps += 1
-            self.decode_s += time.perf_counter() - start
+            self.decode_s += clock() - start
         rest = out.finish()
         if rest:
             self.text.append(rest)
@@ -267,17 +206,22 @@ class ReplyStream(Iterator[str]):
         reply: The Reply when the answer is over (also a cancelled one), else None.
     """
 
-    def __init__(self, model: Model, request: Request) -> None:
-        self._model = model
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine = engine
         self._request = request
         self._cancel = CancelFlag()
         self._step = threading.RLock()  # held while computing
         self._is_computing = False
-        self._holds_model = False
+        self._has_model = False
         self._run: _Run | None = None
         self._pieces: Iterator[str] | None = None
         self._over = False
         self.reply: Reply | None = None
+
+    @property
+    def owner(self) -> object | None:
+        """The chat whose question is answered; None for one without a chat."""
+        return self._request.question.owner
 
     def __iter__(self) -> ReplyStream:
         return self
@@ -289,37 +233,57 @@ class ReplyStream(Iterator[str]):
 
     def __next__(self) -> str:
         with DeferredInterrupt(self._cancel.set), self._step:
-            if self._over:
-                raise StopIteration
-            self._is_computing = True
-            try:
-                return self._compute()
-            except Cancelled:
-                if not self._cancel.is_set():
-                    self._let_go()
-                    raise
-                self._finish("cancelled")
-            except BaseException:
+            piece = self._next()
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def complete(self) -> Reply:
+        """Computes what is left of the answer, without stopping at every piece.
+
+        Raises:
+            InvalidArgumentError: it was closed before it began.
+            What iterating raises.
+        """
+        with DeferredInterrupt(self._cancel.set), self._step:
+            while self._next() is not None:
+                pass
+        if self.reply is None:
+            raise InvalidArgumentError("the answer was closed before it began")
+        return self.reply
+
+    def _next(self) -> str | None:
+        """The next piece; None when the answer is over. `_step` is held."""
+        if self._over:
+            return None
+        self._is_computing = True
+        try:
+            return self._compute()
+        except Cancelled:
+            if not self._cancel.is_set():
                 self._let_go()
                 raise
-            finally:
-                self._is_computing = False
-        raise StopIteration
+            self._finish("cancelled")
+            return None
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            self._is_computing = False
 
-    def _compute(self) -> str:
-        """The next piece; StopIteration at the end of the answer, Cancelled where it was cancelled."""
+    def _compute(self) -> str | None:
+        """As `_next`; Cancelled where it was cancelled."""
         if self._pieces is None:
-            self._run = _Run(self._model, self._request, self._cancel.is_set)
-            self._model._lock.check_not_mine()
+            engine = self._engine
+            self._run = _Run(engine, self._request, self._cancel.is_set)
+            engine.lock.check_not_mine()
             self._request.question.begin(self._cancel.is_set, self._request.on_progress)
-            self._model._lock.acquire(self._cancel.is_set)
-            self._holds_model = True
-            self._model._active = weakref.ref(self)
+            engine.take(self, self._cancel.is_set)
+            self._has_model = True
             self._pieces = self._run.pieces()
         piece = next(self._pieces, None)
         if piece is None:
             self._finish()
-            raise StopIteration
         return piece
 
     def _finish(self, reason: FinishReason | None = None) -> None:
@@ -339,10 +303,9 @@ class ReplyStream(Iterator[str]):
         self._over = True
         if self._run is not None:
             self._run.close()
-        if self._holds_model:
-            self._holds_model = False
-            self._model._active = None
-            self._model._lock.release()
+        if self._has_model:
+            self._has_model = False
+            self._engine.let_go()
 
     def cancel(self) -> None:
         """Ends the answer within the current step; may be called from any thread."""

@@ -5,14 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .answer import ReplyStream
+from collections.abc import AsyncGenerator, Iterator
+from types import TracebackType
+from typing import Protocol
 
 
-async def pieces(stream: ReplyStream) -> AsyncGenerator[str, None]:
+class Stream(Protocol):
+    """An answer in pieces: `ReplyStream`."""
+
+    def __enter__(self) -> Iterator[str]:
+        """The pieces; the answer is closed at the end of the block."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def cancel(self) -> None:
+        """Ends the answer within the current step."""
+
+
+async def pieces(stream: Stream) -> AsyncGenerator[str, None]:
     """The pieces of an answer, without blocking the running loop.
 
     Each answer has a thread of its own: in the loop's pool of threads, answers that wait for the model could
@@ -32,8 +44,8 @@ async def pieces(stream: ReplyStream) -> AsyncGenerator[str, None]:
     def work() -> None:
         error: BaseException | None = None
         try:
-            with stream:
-                for piece in stream:
+            with stream as each:
+                for piece in each:
                     post(piece)
         except BaseException as caught:
             error = caught

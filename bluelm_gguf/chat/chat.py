@@ -2,9 +2,9 @@
 
 Threads and locks. Any thread may call any method of a Chat or an ImageHandle. There are two locks:
 
-- The model's lock (`Model._lock`) is held while anything is computed with the model's weights or its KV
+- The model's lock (`Engine.lock`) is held while anything is computed with the model's weights or its KV
   cache: by an answer from its first piece to its last, by the background thread for one picture's encoding
-  or prefill. What the KV cache holds (`Model._ledger`) is read and changed only with it.
+  or prefill. What the KV cache holds (`Engine.ledger`) is read and changed only with it.
 - The chat's condition (`Chat._changed`) guards turns, pending pictures and their states. It is held for
   moments, never while computing, waiting for the model's lock or calling back; whoever holds the model's
   lock may take it, never the other way round.
@@ -17,20 +17,24 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Cancelled, InvalidArgumentError
-from ..llm.context_full import Policy, n_to_drop
+from ..errors import InvalidArgumentError
 from ..llm.prompt import Turn
 from ..pictures.vision import EncodedImage, TilerOverrides
 from ..progress import ProgressFn
-from .answer import Question, ReplyStream
-from .background import Background, ImageHandle
+from .answer import ReplyStream
+from .background import Background
+from .chat_question import ChatQuestion
+from .engine import Engine
+from .history import ChatState, History
+from .image_handle import ImageHandle
+from .request import AnswerOptions, Request, as_list
 from .results import Reply
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from typing_extensions import Unpack
 
 
 class Chat:
@@ -45,59 +49,49 @@ class Chat:
     model, answers stay right and the cache is computed again.
 
     Args:
-        model: Stays the caller's.
-        system: System prompt.
-        context_full: What happens when a question no longer fits: "drop" leaves out the oldest turns, never
-            the system prompt or a picture; "stop" raises ContextFullError.
+        engine: Of the model, which stays the caller's.
+        state: What it goes on with.
     """
 
-    def __init__(self, model: Model, *, system: str | None = None, context_full: Policy = "drop") -> None:
-        if context_full not in ("drop", "stop"):
-            raise InvalidArgumentError(f"context_full is {context_full!r}; it must be 'drop' or 'stop'")
-        self._model = model
-        self._system = system
-        self._context_full: Policy = context_full
+    def __init__(self, engine: Engine, state: ChatState) -> None:
+        if state.context_full not in ("drop", "stop"):
+            raise InvalidArgumentError(f"context_full is {state.context_full!r}; it must be 'drop' or 'stop'")
+        engine.check_open()
+        self._engine = engine
+        self._history = History(state)
         self._changed = threading.Condition()
-        self._turns: list[Turn] = []
-        self._n_dropped = 0  # of the oldest turns, that are no longer sent
-        self._dropped_before: dict[int, int] = {}  # the same before the question at this index
-        self._version = 0  # counts what takes turns back: an answer begun before does not belong here
-        self._last_options: dict[str, Any] = {}
-        self._background = Background(model, self._changed, self._compose, context_full)
-        self._is_closed = False
-        model._chats.add(self)
+        self._background = Background(engine, self._changed, self._history.compose, state.context_full)
+        engine.add_user(self)
+        for image in state.pending:
+            self.add_image(image)
 
     # ------------------------------------------------------------------------------------------------- state
 
     @property
     def system(self) -> str | None:
         """The system prompt."""
-        return self._system
+        return self._history.system
 
     @property
     def turns(self) -> tuple[Turn, ...]:
         """Questions and answers so far, also those that are no longer sent."""
-        return tuple(self._turns)
+        return tuple(self._history.turns)
 
     @property
     def dropped_turns(self) -> int:
         """How many of the oldest turns the model no longer sees, since the context is full."""
-        return self._n_dropped
+        return self._history.n_dropped
 
     @property
     def pending_images(self) -> tuple[ImageHandle, ...]:
         """Pictures that will go with the next question."""
-        return tuple(self._background.pending)
+        return self._background.handles
 
-    def _compose(self, question: str, images: Sequence[Any]) -> tuple[list[Turn], int]:
-        """The conversation with this question, and how many turns were dropped before."""
-        return [*self._front(), *self._turns, Turn("user", question, tuple(images))], self._n_dropped
-
-    def _front(self) -> list[Turn]:
-        return [Turn("system", self._system)] if self._system else []
-
-    def _last_question(self) -> int | None:
-        return next((i for i in reversed(range(len(self._turns))) if self._turns[i].role == "user"), None)
+    def state(self) -> ChatState:
+        """The chat as it is now; pictures that are not encoded are left out."""
+        with self._background.changing():
+            pending = [job.encoded for job in self._background.jobs if job.encoded is not None]
+            return self._history.state(pending)
 
     # ---------------------------------------------------------------------------------------------- pictures
 
@@ -129,9 +123,9 @@ class Chat:
             ImageError: a file object cannot be read.
         """
         self._check_open()
-        self._model._need_vision()
+        self._engine.need_vision()
         if isinstance(image, EncodedImage):
-            self._model._check_encoded(image)
+            self._engine.check_encoded(image)
         name = None
         if hasattr(image, "read"):
             # A thread that waits for stdin cannot be stopped, and would crash the interpreter when it ends.
@@ -139,13 +133,11 @@ class Chat:
 
             name = describe(image)
             image = read_file(image, name)
-        handle = ImageHandle(self._background, image, tiler, on_progress, name)
-        self._background.add(handle)
-        return handle
+        return self._background.add(image, tiler, on_progress, name)
 
     def remove_image(self, handle: ImageHandle) -> None:
         """Takes a pending picture out of the chat, whatever its state; others are left alone."""
-        self._background.remove(handle)
+        self._background.remove_handle(handle)
 
     def pause(self) -> None:
         """Stops the background work until something waits for a picture, or another one is added."""
@@ -169,11 +161,14 @@ class Chat:
 
     # ------------------------------------------------------------------------------------------------- asking
 
-    def ask(self, question: str, **options: Any) -> Reply:
+    def ask(self, question: str, *, images: Iterable[Any] = (), **options: Unpack[AnswerOptions]) -> Reply:
         """Answers the next question; takes what `stream` takes."""
-        return _whole(self.stream(question, **options))
+        with self.stream(question, images=images, **options) as stream:
+            return stream.complete()
 
-    def stream(self, question: str, *, images: Iterable[Any] = (), **options: Any) -> ReplyStream:
+    def stream(
+        self, question: str, *, images: Iterable[Any] = (), **options: Unpack[AnswerOptions]
+    ) -> ReplyStream:
         """Answers the next question piece by piece.
 
         Its pictures are those pending now, and then `images`; the other arguments are those of
@@ -188,13 +183,17 @@ class Chat:
             ContextFullError: no room, see `context_full`.
             What `Model.stream` raises, and what a picture has failed with.
         """
-        from ..model import as_list
-
         self._check_open()
-        asked = _ChatQuestion(self, question, self.pending_images, as_list(images), options)
-        return self._model._stream(asked, reuse=True, **options)
+        return self._stream(question, as_list(images), options)
 
-    def retry(self, **options: Any) -> ReplyStream:
+    def _stream(self, question: str | None, images: list[Any], options: AnswerOptions) -> ReplyStream:
+        jobs = self._background.jobs if question is not None else ()
+        asked = ChatQuestion(
+            self, self._history, self._background, self._changed, question, jobs, images, options
+        )
+        return ReplyStream(self._engine, Request.of(asked, reuse=True, **options))
+
+    def retry(self, **options: Unpack[AnswerOptions]) -> ReplyStream:
         """Answers the last question again; the new answer takes the place of the old one.
 
         Args:
@@ -204,23 +203,27 @@ class Chat:
             InvalidArgumentError: there is no question yet.
         """
         self._check_open()
-        if self._last_question() is None:
+        if self._history.last_question() is None:
             raise InvalidArgumentError("there is no question to ask again")
-        options = {**self._last_options, **options}
-        asked = _ChatQuestion(self, None, (), [], options)
-        return self._model._stream(asked, reuse=True, **options)
+        merged = self._history.options.copy()
+        merged.update(options)
+        return self._stream(None, [], merged)
 
-    async def ask_async(self, question: str, **options: Any) -> Reply:
+    async def ask_async(
+        self, question: str, *, images: Iterable[Any] = (), **options: Unpack[AnswerOptions]
+    ) -> Reply:
         """As `ask`, for asyncio: the loop goes on. Cancelling the task cancels the answer."""
-        stream = self.stream(question, **options)
+        stream = self.stream(question, images=images, **options)
         async for _ in stream:
             pass
         assert stream.reply is not None
         return stream.reply
 
-    def stream_async(self, question: str, **options: Any) -> AsyncGenerator[str, None]:
+    def stream_async(
+        self, question: str, *, images: Iterable[Any] = (), **options: Unpack[AnswerOptions]
+    ) -> AsyncGenerator[str, None]:
         """As `stream`, for asyncio: `async for piece in chat.stream_async(...)`."""
-        return self.stream(question, **options).__aiter__()
+        return self.stream(question, images=images, **options).__aiter__()
 
     # --------------------------------------------------------------------------------------------- going back
 
@@ -232,29 +235,19 @@ class Chat:
         """
         self._end_answer()
         with self._background.changing():
-            start = self._last_question()
-            if start is None:
+            asked = self._history.take_back()
+            if asked is None:
                 return None
-            asked = self._turns[start]
-            del self._turns[start:]
-            self._n_dropped = self._dropped_before.pop(start, min(self._n_dropped, start))
-            self._version += 1
-            handles = [ImageHandle(self._background, image) for image in asked.images]
-            self._background.pending[:0] = handles
-            self._background.refresh()
+            self._background.put_back(asked.images)
             return asked.text
 
     def clear(self) -> None:
         """Forgets turns and pending pictures, not the system prompt. An answer being made ends first."""
         self._end_answer()
         with self._background.changing():
-            self._turns.clear()
-            self._dropped_before.clear()
-            self._n_dropped = 0
-            self._version += 1
-            self._last_options = {}
+            self._history.clear()
         for handle in self.pending_images:
-            self._background.remove(handle)
+            self._background.remove_handle(handle)
 
     def save(self, path: str | os.PathLike[str], *, kv: bool = False) -> None:
         """Writes the conversation with its pictures' embeddings to one file (docs/cache.md).
@@ -274,103 +267,25 @@ class Chat:
         """
         from .saved_chat import save
 
-        save(self, path, kv=kv)
+        self._check_open()
+        if kv:
+            self.wait()
+        for handle in self.pending_images:
+            handle.exception()  # waits; a picture that failed stays out
+        save(self._engine, self.state, path, kv=kv)
 
     def close(self) -> None:
         """Ends the background work and an answer being made; later calls raise InvalidArgumentError."""
-        self._is_closed = True
+        self._history.is_closed = True
         self._background.shut_down()
         self._end_answer()
 
     def _end_answer(self) -> None:
-        active = self._model._active
-        stream = active() if active is not None else None
-        if stream is not None and getattr(stream._request.question, "chat", None) is self:
-            stream.close()
+        answer = self._engine.answering
+        if answer is not None and answer.owner is self:
+            answer.close()
 
     def _check_open(self) -> None:
-        if self._is_closed:
+        if self._history.is_closed:
             raise InvalidArgumentError("the chat is closed")
-        self._model.llm  # noqa: B018  (raises if closed)
-
-
-class _ChatQuestion(Question):
-    """A question of a chat, or (text None) its last one again."""
-
-    def __init__(
-        self,
-        chat: Chat,
-        text: str | None,
-        handles: Sequence[ImageHandle],
-        images: Sequence[Any],
-        options: dict[str, Any],
-    ) -> None:
-        super().__init__((), images)
-        self.chat = chat
-        self._text = text
-        self._handles = handles
-        self._options = {name: value for name, value in options.items() if name != "on_progress"}
-        self._start = 0  # index of the question among the chat's turns
-        self._version = 0
-        self._dropped = 0
-
-    def begin(self, is_cancelled: Callable[[], bool], on_progress: ProgressFn | None) -> None:
-        self.chat._background.wait_for_question(self._handles, is_cancelled, on_progress)
-
-    def compose(self) -> tuple[list[Turn], list[Any]]:
-        chat = self.chat
-        with chat._changed:
-            chat._check_open()
-            self._version = chat._version
-            if self._text is None:
-                start = chat._last_question()
-                if start is None:
-                    raise Cancelled("the question was taken back")
-                self._start = start
-                self._dropped = chat._dropped_before.get(start, 0)
-                asked = chat._turns[start]
-            else:
-                self._start = len(chat._turns)
-                self._dropped = chat._n_dropped
-                asked = Turn("user", self._text)
-            # Another thread's question may have taken pictures meanwhile, or somebody removed them.
-            self._handles = [h for h in self._handles if h in chat._background.pending and h._encoded]
-            self.n_encoded = sum(handle._origin == "encoded" for handle in self._handles)
-            self.n_cached = sum(handle._origin == "cached" for handle in self._handles)
-            self._turns = [*chat._front(), *chat._turns[: self._start], asked]
-            return self._turns, [*(handle._encoded for handle in self._handles), *self._images]
-
-    def fit(self, count: Callable[[int], int], *, n_ctx: int, max_tokens: int | None) -> int:
-        before = self._dropped
-        self._dropped = n_to_drop(
-            self._turns, before, count, n_ctx=n_ctx, max_tokens=max_tokens, policy=self.chat._context_full
-        )
-        self.n_newly_dropped = self._dropped - before
-        return self._dropped
-
-    def finish(self, asked: Turn, reply: Reply) -> None:
-        if reply.finish_reason == "cancelled" and not reply.tokens:
-            return
-        # The tokens themselves, unless a stop string cut text from their end.
-        is_cut = reply.finish_reason == "stop" and self._options.get("stop")
-        answer = Turn("assistant", reply.text, tokens=None if is_cut else reply.tokens)
-        chat = self.chat
-        with chat._changed:
-            if chat._version != self._version or chat._is_closed:
-                return
-            chat._dropped_before[self._start] = self._dropped - self.n_newly_dropped
-            chat._n_dropped = self._dropped
-            chat._turns[self._start :] = [asked, answer]
-            chat._last_options = self._options
-            pending = chat._background.pending
-            pending[:] = [handle for handle in pending if handle not in self._handles]
-            chat._background.refresh()
-
-
-def _whole(stream: ReplyStream) -> Reply:
-    with stream:
-        for _ in stream:
-            pass
-    if stream.reply is None:
-        raise InvalidArgumentError("the answer was closed before it began")
-    return stream.reply
+        self._engine.check_open()

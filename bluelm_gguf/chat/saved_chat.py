@@ -1,4 +1,4 @@
-"""`Chat.save` and `Model.load_chat`: between a chat and the file of conversation.py.
+"""`Chat.save` and `Model.load_chat`: between a chat's state and the file of conversation.py.
 
 What a saved conversation needs to go on is checked before anything is changed: the same language model (its
 tokens mean nothing to another), the same vision file (the embeddings are its), and a context that holds the
@@ -11,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextFullError, MismatchError
 from ..file_stamp import FileStamp
@@ -33,107 +32,100 @@ from .conversation import (
     file_buffer,
     write,
 )
-
-if TYPE_CHECKING:
-    from ..model import Model
-    from .chat import Chat
+from .engine import Engine
+from .history import ChatState
 
 
-def save(chat: Chat, path: str | os.PathLike[str], *, kv: bool) -> None:
-    """See `Chat.save`."""
-    chat._check_open()
-    model, path = chat._model, Path(path)
-    if kv:
-        chat.wait()
-    for handle in chat.pending_images:
-        handle.exception()  # waits; a picture that failed stays out
-    llm = _llm_file(model)
-    if chat.pending_images or any(turn.images for turn in chat.turns):
-        _mmproj_file(model)  # not with the model's lock held: it may read the whole file
+def save(
+    engine: Engine, state_now: Callable[[], ChatState], path: str | os.PathLike[str], *, kv: bool
+) -> None:
+    """Writes a chat's state to a file; see `Chat.save`.
+
+    Args:
+        state_now: Gives the state; with kv, it is called while nobody answers.
+    """
+    path = Path(path)
+    llm = _llm_file(engine)
+    if state_now().images:
+        _mmproj_file(engine)  # not with the lock held: it may read the whole file
     with contextlib.ExitStack() as stack:
-        state = None
+        cache = None
         if kv:
-            with model._lock.held():
-                conversation = _snapshot(chat, llm, model._ledger.cells)
+            with engine.lock.held():
+                conversation = _conversation(engine, state_now(), llm, engine.ledger.cells)
                 n_cells = sum(run.n for run in conversation.kv.runs) if conversation.kv is not None else 0
                 # What is behind belongs to other chats, and must not get into this one's file.
-                if n_cells and model._ledger.keep(n_cells) == n_cells:
-                    state = stack.enter_context(file_buffer(path.parent, model.llm.state_bytes()))
-                    state = state[: model.llm.read_state(state)]
-        if state is None:
-            conversation = _snapshot(chat, llm, [])
-        write(path, conversation, kv=state)
+                if n_cells and engine.ledger.keep(n_cells) == n_cells:
+                    cache = stack.enter_context(file_buffer(path.parent, engine.llm.state_bytes()))
+                    cache = cache[: engine.llm.read_state(cache)]
+        if cache is None:
+            conversation = _conversation(engine, state_now(), llm, [])
+        write(path, conversation, kv=cache)
 
 
-def load(model: Model, path: str | os.PathLike[str]) -> Chat:
-    """See `Model.load_chat`."""
+def load(engine: Engine, path: str | os.PathLike[str]) -> ChatState:
+    """Reads a chat's state, and its KV state into the cache; see `Model.load_chat`."""
     with ConversationFile(path) as file:
         saved = file.conversation
-        _check_files(model, file)
-        images = [_encoded(model, picture) for picture in saved.pictures]
-        turns = [
-            Turn(turn.role, turn.text, tuple(images[i] for i in turn.images), turn.tokens)
-            for turn in saved.turns
-        ]
-        pending = [images[i] for i in saved.pending]
-        _check_context(model, file, turns, pending)
-        with contextlib.ExitStack() as stack:
-            state: Any = stack.enter_context(file.kv()) if saved.kv is not None else None
-            chat = model.chat(system=saved.system, context_full=saved.context_full)
-            with chat._background.changing():
-                chat._turns[:] = turns
-                chat._n_dropped = saved.n_dropped
-                chat._dropped_before = dict(saved.dropped_before)
-            if saved.kv is not None:
-                cells = _cells(saved.kv, images)
-                fault = _kv_fault(model, saved.kv, len(cells))
-                with model._lock.held():
-                    if fault is None and not model._ledger.restore(cells, state):
-                        fault = "llama.cpp refuses it"
-                if fault is not None:
-                    warnings.warn(
-                        f"{file.path}: its KV state is left out, and is computed again: {fault}", stacklevel=3
-                    )
-            del state
-        for image in pending:
-            chat.add_image(image)
-        return chat
+        _check_files(engine, file)
+        images = [_encoded(engine, picture) for picture in saved.pictures]
+        state = ChatState(
+            system=saved.system,
+            turns=tuple(
+                Turn(turn.role, turn.text, tuple(images[i] for i in turn.images), turn.tokens)
+                for turn in saved.turns
+            ),
+            n_dropped=saved.n_dropped,
+            dropped_before=saved.dropped_before,
+            pending=tuple(images[i] for i in saved.pending),
+            context_full=saved.context_full,
+        )
+        _check_context(engine, file, state)
+        if saved.kv is None:
+            return state
+        with file.kv() as cache:
+            cells = _cells(saved.kv, images)
+            fault = _kv_fault(engine, saved.kv, len(cells))
+            with engine.lock.held():
+                if fault is None and not engine.ledger.restore(cells, cache):
+                    fault = "llama.cpp refuses it"
+            del cache
+        if fault is not None:
+            warnings.warn(
+                f"{file.path}: its KV state is left out, and is computed again: {fault}", stacklevel=3
+            )
+        return state
 
 
 # ------------------------------------------------------------------------------------------------------- save
 
 
-def _llm_file(model: Model) -> ModelFile:
+def _llm_file(engine: Engine) -> ModelFile:
     """The language model that was loaded.
 
     Raises:
         MismatchError: another file has its path by now.
     """
-    head = model.llm.head
+    head = engine.llm.head
     identity = llm_identity(head)
-    if FileStamp.of(head.path) != model.llm.stamp:
+    if FileStamp.of(head.path) != engine.llm.stamp:
         raise MismatchError(f"{head.path}: the file was changed while it was in use; load the model again")
     return ModelFile(head.path.name, head.file_bytes, identity)
 
 
-def _mmproj_file(model: Model) -> ModelFile:
-    vision = model._need_vision()
+def _mmproj_file(engine: Engine) -> ModelFile:
+    vision = engine.need_vision()
     return ModelFile(vision.path.name, vision.stamp.size, vision.identity())
 
 
-def _snapshot(chat: Chat, llm: ModelFile, cells: Sequence[Cell]) -> Conversation:
-    """The chat as it is now, with the beginning of these cells that belongs to it."""
-    model = chat._model
-    with chat._background.changing():
-        turns, n_dropped = list(chat._turns), chat._n_dropped
-        dropped_before = tuple(sorted(chat._dropped_before.items()))
-        pending = [handle._encoded for handle in chat.pending_images if handle._encoded is not None]
+def _conversation(engine: Engine, state: ChatState, llm: ModelFile, cells: Sequence[Cell]) -> Conversation:
+    """What is written of a state, with the beginning of these cells that belongs to it."""
     pictures: dict[str, tuple[int, EncodedImage]] = {}
-    for image in [*(image for turn in turns for image in turn.images), *pending]:
+    for image in state.images:
         pictures.setdefault(image.key, (len(pictures), image))
 
     for _, image in pictures.values():
-        if image.key != model._need_vision().key_of(image.digest):
+        if image.key != engine.need_vision().key_of(image.digest):
             raise MismatchError(
                 "the conversation holds a picture that another vision file encoded, and cannot be saved"
             )
@@ -142,24 +134,24 @@ def _snapshot(chat: Chat, llm: ModelFile, cells: Sequence[Cell]) -> Conversation
         return tuple(pictures[image.key][0] for image in images)
 
     if cells:
-        asked = [*chat._front(), *turns, Turn("user", "a", tuple(pending))]
-        cells = cells[: common(cells, cells_of(model._prompts.build(shortened(asked, n_dropped))))]
+        prompt = engine.prompts.build(shortened(state.asked, state.n_dropped))
+        cells = cells[: common(cells, cells_of(prompt))]
     return Conversation(
         llm=llm,
-        mmproj=_mmproj_file(model) if pictures else None,
-        n_ctx=model.n_ctx,
-        system=chat.system,
-        turns=tuple(Turn(turn.role, turn.text, indices(turn.images), turn.tokens) for turn in turns),
-        n_dropped=n_dropped,
-        dropped_before=dropped_before,
-        context_full=chat._context_full,
+        mmproj=_mmproj_file(engine) if pictures else None,
+        n_ctx=engine.n_ctx,
+        system=state.system,
+        turns=tuple(Turn(turn.role, turn.text, indices(turn.images), turn.tokens) for turn in state.turns),
+        n_dropped=state.n_dropped,
+        dropped_before=state.dropped_before,
+        context_full=state.context_full,
         pictures=tuple(Picture(image.digest, image.plan, image.embeddings) for _, image in pictures.values()),
-        pending=indices(pending),
-        kv=_kv_state(model, cells, {key: i for key, (i, _) in pictures.items()}) if cells else None,
+        pending=indices(state.pending),
+        kv=_kv_state(engine, cells, {key: i for key, (i, _) in pictures.items()}) if cells else None,
     )
 
 
-def _kv_state(model: Model, cells: Sequence[Cell], indices: dict[str, int]) -> KvState:
+def _kv_state(engine: Engine, cells: Sequence[Cell], indices: dict[str, int]) -> KvState:
     runs: list[Run] = []
     for cell in cells:
         if isinstance(cell, int):
@@ -174,38 +166,38 @@ def _kv_state(model: Model, cells: Sequence[Cell], indices: dict[str, int]) -> K
             last.n_rows += 1
         else:
             runs.append(Run(picture=picture, first=row, n_rows=1))
-    return KvState(_native.llama_cpp_version(), model.llm.type_k, model.llm.type_v, tuple(runs))
+    return KvState(_native.llama_cpp_version(), engine.llm.type_k, engine.llm.type_v, tuple(runs))
 
 
 # ------------------------------------------------------------------------------------------------------- load
 
 
-def _check_files(model: Model, file: ConversationFile) -> None:
+def _check_files(engine: Engine, file: ConversationFile) -> None:
     """Raises MismatchError where the conversation needs other model files."""
-    saved, llm = file.conversation, _llm_file(model)
+    saved, llm = file.conversation, _llm_file(engine)
     if saved.llm.identity != llm.identity:
         raise MismatchError(
             f"{file.path}: saved with another language model ({_difference(saved.llm, llm)}); load that one"
         )
     top = max((token for turn in saved.turns for token in turn.tokens or ()), default=0)
-    if top >= model.llm.n_vocab:
-        raise file.damaged(f"token {top} of a vocabulary of {model.llm.n_vocab}")
+    if top >= engine.llm.n_vocab:
+        raise file.damaged(f"token {top} of a vocabulary of {engine.llm.n_vocab}")
     if saved.mmproj is None:
         return
-    if model.vision is None:
+    if engine.vision is None:
         raise MismatchError(
             f"{file.path}: holds pictures, but the model was loaded without a vision file; give "
             f"{saved.mmproj.name} as the mmproj"
         )
-    mmproj = _mmproj_file(model)
+    mmproj = _mmproj_file(engine)
     if saved.mmproj.identity != mmproj.identity:
         raise MismatchError(
             f"{file.path}: its pictures were encoded with another vision file "
             f"({_difference(saved.mmproj, mmproj)}); load that one"
         )
     for picture in saved.pictures:
-        if picture.embeddings.shape[1] != model.n_embd:
-            raise file.damaged(f"embeddings of width {picture.embeddings.shape[1]}, not {model.n_embd}")
+        if picture.embeddings.shape[1] != engine.n_embd:
+            raise file.damaged(f"embeddings of width {picture.embeddings.shape[1]}, not {engine.n_embd}")
 
 
 def _difference(saved: ModelFile, loaded: ModelFile) -> str:
@@ -215,26 +207,22 @@ def _difference(saved: ModelFile, loaded: ModelFile) -> str:
     return f"{saved.name} of {saved.n_bytes:,} bytes, not {loaded.name} of {loaded.n_bytes:,}"
 
 
-def _check_context(
-    model: Model, file: ConversationFile, turns: Sequence[Turn], pending: Sequence[EncodedImage]
-) -> None:
+def _check_context(engine: Engine, file: ConversationFile, state: ChatState) -> None:
     """Raises ContextFullError where a smaller context than before does not hold the conversation."""
     saved = file.conversation
-    if model.n_ctx >= saved.n_ctx or not (turns or pending):
+    if engine.n_ctx >= saved.n_ctx or not (state.turns or state.pending):
         return
-    front = [Turn("system", saved.system)] if saved.system else []
-    asked = [*front, *turns, Turn("user", "a", tuple(pending))]
-    needed = n_tokens(model._prompts.build(shortened(asked, saved.n_dropped))) + 1
-    if needed > model.n_ctx:
+    needed = n_tokens(engine.prompts.build(shortened(state.asked, state.n_dropped))) + 1
+    if needed > engine.n_ctx:
         raise ContextFullError(
             f"{file.path}: the conversation needs {needed} tokens of context and was saved with "
-            f"{saved.n_ctx}, but the model was loaded with {model.n_ctx}; load it with more"
+            f"{saved.n_ctx}, but the model was loaded with {engine.n_ctx}; load it with more"
         )
 
 
-def _encoded(model: Model, picture: Picture) -> EncodedImage:
+def _encoded(engine: Engine, picture: Picture) -> EncodedImage:
     timings = EncodeTimings(0.0, 0.0, 0.0, 0.0, 0.0, 0)
-    key = model._need_vision().key_of(picture.digest)
+    key = engine.need_vision().key_of(picture.digest)
     return EncodedImage(picture.embeddings, picture.plan, timings, key, picture.digest)
 
 
@@ -247,14 +235,14 @@ def _cells(kv: KvState, images: Sequence[EncodedImage]) -> list[Cell]:
     return cells
 
 
-def _kv_fault(model: Model, kv: KvState, n_cells: int) -> str | None:
+def _kv_fault(engine: Engine, kv: KvState, n_cells: int) -> str | None:
     """Why a KV state cannot be used here; None if nothing speaks against it."""
     if kv.llama_cpp != _native.llama_cpp_version():
         return f"written by llama-cpp-python {kv.llama_cpp}, and this is {_native.llama_cpp_version()}"
-    llm = model.llm
+    llm = engine.llm
     if (kv.type_k, kv.type_v) != (llm.type_k, llm.type_v):
         here = f"{llm.type_k}/{llm.type_v}"
         return f"of type {kv.type_k}/{kv.type_v} (K/V), and the model was loaded with {here}"
-    if n_cells > model.n_ctx:
-        return f"{n_cells} tokens, and the context holds {model.n_ctx}"
+    if n_cells > engine.n_ctx:
+        return f"{n_cells} tokens, and the context holds {engine.n_ctx}"
     return None

@@ -26,8 +26,8 @@ from .typed_paths import dropped_pictures, path_from, paths_from
 
 if TYPE_CHECKING:
     from ..chat.answer import ReplyStream
-    from ..chat.background import ImageHandle
     from ..chat.chat import Chat
+    from ..chat.image_handle import ImageHandle
     from ..llm.context_full import Policy
     from ..model import Model
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,7 @@ class LanguageModel:
             if interrupt.pending:
                 self.close()
         self._piece = _native.char_buffer(256)
+        self._cancel = _native.CancelBridge()
 
     # ------------------------------------------------------------------------------------------------ set-up
 
@@ -395,6 +396,27 @@ class LanguageModel:
             raise PartlyDone(done.value) from DecodeError(f"{error} ({reason})" if reason else str(error))
         except BaseException as error:
             raise PartlyDone(done.value) from error
+
+    def decode(self, token: int, pos: int, *, is_cancelled: Callable[[], bool] | None = None) -> None:
+        """Decodes one token of an answer at position pos, the next one; `sample` then knows its scores.
+
+        Args:
+            is_cancelled: Asked every 50 ms or so while the token is computed, not before or after it.
+
+        Raises:
+            Cancelled: is_cancelled returned True. The token is not in the cache then, nor after an error.
+            ContextFullError, DecodeError, and what is_cancelled raises.
+        """
+        if _log:
+            _log.clear()
+        self._cancel.ask(is_cancelled)
+        status = self._lib.bluelm_decode(self._ctx, token, pos, 0, self._cancel.callback, None)
+        if status:
+            try:
+                self._cancel.finish(status)
+            except DecodeError as error:
+                reason = _reason()
+                raise DecodeError(f"{error} ({reason})" if reason else str(error)) from None
 
     def logits(self) -> Any:
         """Scores of the tokens that may come next, float32 [n_vocab]; valid until the next step."""

@@ -6,7 +6,7 @@ comes after the common beginning is computed: of a second question about a pictu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,22 +113,19 @@ class Ledger:
             raise (partly.__cause__ or partly) from None
         self.cells += cells
 
-    def append(self, token: int, *, on_progress: ProgressFn | None = None) -> None:
-        """Decodes one token of an answer.
+    def append(self, token: int, *, is_cancelled: Callable[[], bool] | None = None) -> None:
+        """Decodes one token of an answer; see `LanguageModel.decode`.
 
         Raises:
-            Cancelled: on_progress returned False; the ledger knows whether the token is in the cache.
-            DecodeError.
+            Cancelled, DecodeError: the cache is as before.
         """
-        pos = len(self.cells)
+        cells = self.cells
         try:
-            self._llm.prefill_tokens((token,), pos, chunk=1, logits=True, on_progress=on_progress)
-        except PartlyDone as partly:
-            if partly.n_done:
-                self.cells.append(token)
-            self._roll_back(len(self.cells))
-            raise (partly.__cause__ or partly) from None
-        self.cells.append(token)
+            self._llm.decode(token, len(cells), is_cancelled=is_cancelled)
+        except BaseException:
+            self._roll_back(len(cells))
+            raise
+        cells.append(token)
 
     def keep(self, n: int) -> int:
         """Drops what is behind the first n cells.

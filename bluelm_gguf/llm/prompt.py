@@ -17,8 +17,8 @@ Without a template in the file the conversation is written plainly, as `PLAIN_TE
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ..errors import InvalidArgumentError, ModelFormatError
@@ -33,6 +33,9 @@ PLAIN_TEMPLATE = (
 """Used where the GGUF has no chat template; the answer then also ends at "\\nUser:"."""
 
 PLAIN_STOP = "\nUser:"
+
+_MAX_RUNS = 64
+"""Texts whose tokens are remembered: those of the last 30 turns or so."""
 
 
 class Picture(Protocol):
@@ -87,6 +90,17 @@ def n_tokens(segments: Sequence[Segment], *, kind: type[Any] | None = None) -> i
     return sum(len(segment) for segment in segments if kind is None or isinstance(segment, kind))
 
 
+def with_images(segments: Sequence[Segment], images: Iterable[Picture]) -> list[Segment]:
+    """A prompt with these pictures in the places of those of the same key."""
+    found = {image.key: image for image in images}
+    return [
+        ImageSegment(found.get(segment.image.key, segment.image))
+        if isinstance(segment, ImageSegment)
+        else segment
+        for segment in segments
+    ]
+
+
 @dataclass(frozen=True)
 class _Written:
     """Text of a user or the model: no special tokens in it."""
@@ -122,6 +136,9 @@ class PromptBuilder:
     origin: str = "the model"
     _render: Callable[..., str] = field(init=False, repr=False)
     _takes_parts: bool = field(init=False, repr=False)
+    _runs: dict[tuple[str | _Written, ...], tuple[int, ...]] = field(
+        init=False, repr=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         import jinja2
@@ -168,16 +185,24 @@ class PromptBuilder:
             InvalidArgumentError: the template refuses the conversation (for example a system prompt where it
                 knows none) or leaves a text out.
         """
+        return self._assemble(list(self._parts(turns)))
+
+    def build_variants(self, turns: Sequence[Turn], texts: Sequence[str]) -> list[list[Segment]]:
+        """`build` with each of these as the last turn's text; the template is rendered once."""
+        parts = list(self._parts([*turns[:-1], replace(turns[-1], text="", tokens=None)]))
+        last = max(i for i, part in enumerate(parts) if isinstance(part, _Written))
+        return [self._assemble([*parts[:last], _Written(text), *parts[last + 1 :]]) for text in texts]
+
+    def _assemble(self, parts: Sequence[str | _Written | Segment]) -> list[Segment]:
         segments: list[Segment] = []
         run: list[str | _Written] = []
         tokens: list[int] = []
-        parts = list(self._parts(turns))
         text_start = parts[0] if isinstance(parts[0], str) else ""
         if self.add_bos and self.bos >= 0 and not (self.bos_text and text_start.startswith(self.bos_text)):
             tokens.append(self.bos)
 
         def end_run() -> None:
-            tokens.extend(self._tokenize_run(run))
+            tokens.extend(self._tokens_of(tuple(run)))
             run.clear()
 
         def end_text() -> None:
@@ -251,12 +276,21 @@ class PromptBuilder:
             yield self.image_token if image is None else ImageSegment(image)
             yield piece
 
+    def _tokens_of(self, run: tuple[str | _Written, ...]) -> tuple[int, ...]:
+        """Tokens of adjacent texts, remembered: of the next prompt of a conversation only the end is new."""
+        found = self._runs.pop(run, None)
+        if found is None:
+            found = tuple(self._tokenize_run(run))
+        self._runs[run] = found  # the latest is the last
+        if len(self._runs) > _MAX_RUNS:
+            del self._runs[next(iter(self._runs))]
+        return found
+
     def _tokenize_run(self, run: Sequence[str | _Written]) -> list[int]:
         """Tokens of adjacent texts.
 
         They are tokenised as one text, as in training, unless a written text spells a special token: then
-            piece by
-        piece, with the written ones taken literally.
+        piece by piece, with the written ones taken literally.
         """
         if all(isinstance(part, str) or self._is_plain(part.text) for part in run):
             return self.tokenize("".join(p if isinstance(p, str) else p.text for p in run), special=True)

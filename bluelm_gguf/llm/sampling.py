@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from ..errors import DecodeError, InvalidArgumentError
 from ..native import library as _native
@@ -99,6 +99,23 @@ class Sampling:
         """Whether tokens that came before count."""
         factors = (self.repeat_penalty - 1, self.presence_penalty, self.frequency_penalty)
         return self.repeat_last_n != 0 and any(factors)
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling` as options of a call."""
+
+    temp: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    seed: int | None
+    typical_p: float
+    repeat_last_n: int
+    presence_penalty: float
+    frequency_penalty: float
+    grammar: str | None
+    json_schema: str | dict[str, Any] | None
 
 
 class Sampler:

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
 
 class DeferredInterrupt:
@@ -22,11 +22,10 @@ class DeferredInterrupt:
     Does nothing outside the main thread, where Python delivers no signals, and where SIGINT is ignored.
     """
 
-    _active: ClassVar[list[DeferredInterrupt]] = []  # outermost first; the main thread's
-
     def __init__(self, on_interrupt: Callable[[], None] | None = None) -> None:
         self._on_interrupt = on_interrupt
-        self._previous: Any = None
+        self.previous: Any = None
+        """The handler that it stands in for."""
         self.pending = False
 
     def _note(self, _signum: int, _frame: FrameType | None) -> None:
@@ -38,33 +37,36 @@ class DeferredInterrupt:
         if threading.current_thread() is threading.main_thread():
             previous = signal.getsignal(signal.SIGINT)
             if callable(previous):
-                self._previous = previous
-                self._active.append(self)
+                self.previous = previous
+                _active.append(self)
                 signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            previous, self._previous = self._previous, None
-            self._active.remove(self)
+        if self.previous is not None:
+            previous, self.previous = self.previous, None
+            _active.remove(self)
             signal.signal(signal.SIGINT, previous)
             if self.pending:
                 previous(signal.SIGINT, None)  # raises KeyboardInterrupt, unless the program chose otherwise
+
+
+_active: list[DeferredInterrupt] = []  # outermost first; the main thread's
 
 
 @contextlib.contextmanager
 def interrupt_at_once() -> Iterator[None]:
     """For a wait in Python code, such as reading from a pipe, within a `DeferredInterrupt`: Ctrl-C takes its
     usual effect there and then."""
-    outermost = DeferredInterrupt._active[0] if DeferredInterrupt._active else None
+    outermost = _active[0] if _active else None
     if outermost is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     deferring = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, outermost._previous)
+    signal.signal(signal.SIGINT, outermost.previous)
     try:
-        if any(deferred.pending for deferred in DeferredInterrupt._active):
-            outermost._previous(signal.SIGINT, None)
+        if any(deferred.pending for deferred in _active):
+            outermost.previous(signal.SIGINT, None)
         yield
     finally:
         signal.signal(signal.SIGINT, deferring)

@@ -31,7 +31,7 @@ from typing import Any
 from .. import errors
 from .openmp import short_spins
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 MAX_GRIDS = 256
 
 TILER_METHODS = {"relaxed": 0, "llava_next": 1, "internvl": 2, "single": 3}
@@ -41,7 +41,7 @@ FILTERS = {"bicubic": 0, "bilinear": 1}
 ROUNDINGS = {"floor": 0, "ceil": 1}
 WEIGHTS = {"resident": 0, "streamed": 1}
 ACTIVATIONS = {"auto": 0, "int8": 1, "float": 2}
-STAGES = {0: "encode", 1: "prefill"}
+STAGES = {0: "encode", 1: "prefill", 2: "decode"}
 
 _STATUS: dict[int, type[errors.BluelmError]] = {
     1: errors.InvalidArgumentError,
@@ -227,6 +227,7 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "bluelm_prefill_embd": [
         c_void_p, POINTER(PrefillParams), _F32, c_int64, c_int32, c_int32, c_bool, PROGRESS, c_void_p, _I64,
     ],
+    "bluelm_decode": [c_void_p, c_int32, c_int32, c_int32, PROGRESS, c_void_p],
 }  # fmt: skip
 
 
@@ -358,6 +359,33 @@ class ProgressBridge:
         check(status)
 
 
+class CancelBridge:
+    """A C callback for any number of calls that only asks whether to go on; see `ProgressBridge`."""
+
+    def __init__(self) -> None:
+        self._is_cancelled: Callable[[], bool] | None = None
+        self._raised: BaseException | None = None
+        self.callback = PROGRESS(self._call)
+
+    def ask(self, is_cancelled: Callable[[], bool] | None) -> None:
+        """Who is asked during the next call; None: nobody."""
+        self._is_cancelled = is_cancelled
+
+    def _call(self, _stage: int, _done: int, _total: int, _user_data: object) -> bool:
+        try:
+            return self._is_cancelled is None or not self._is_cancelled()
+        except BaseException as e:
+            self._raised = e
+            return False
+
+    def finish(self, status: int) -> None:
+        """Raises what the callback raised, else what the status asks for."""
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
+        check(status)
+
+
 def give_pages_back(address: int, length: int) -> bool:
     """madvise(MADV_DONTNEED) on a read-only mapping of a file; whether the system did it."""
     try:
@@ -389,6 +417,7 @@ __all__ = [
     "THUMBNAILS",
     "TILER_METHODS",
     "WEIGHTS",
+    "CancelBridge",
     "PrefillParams",
     "ProgressBridge",
     "TilePlan",

@@ -25,7 +25,7 @@
 #endif
 
 // Raised whenever a signature or a struct below changes; compared when the library is loaded.
-#define BLUELM_ABI_VERSION 2
+#define BLUELM_ABI_VERSION 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -48,7 +48,7 @@ enum {
     BLUELM_ERR_INTERNAL = 10,
 };
 
-enum { BLUELM_STAGE_ENCODE = 0, BLUELM_STAGE_PREFILL = 1 };
+enum { BLUELM_STAGE_ENCODE = 0, BLUELM_STAGE_PREFILL = 1, BLUELM_STAGE_DECODE = 2 };
 
 // Called before, between and after units of work (encode: batches of tiles, prefill: chunks of tokens), and
 // while a unit is being computed again every 50 ms or so with the same numbers. Always on the thread that
@@ -275,6 +275,18 @@ BLUELM_API bluelm_status bluelm_prefill_embd(struct llama_context* ctx, const bl
                                              const float* embd, int64_t n, int32_t n_embd, int32_t pos0,
                                              bool want_logits, bluelm_progress progress, void* user_data,
                                              int64_t* n_done_out);
+
+// ---------------------------------------------------------------------------------------------------- decode
+
+// Decodes one token of an answer at position pos, the next one of its sequence, and keeps its logits.
+// Progress (may be NULL) is called with (BLUELM_STAGE_DECODE, 0, 1) every 50 ms or so while the token is
+// being computed, never for one that is there sooner; the context's abort callback is set during the call,
+// and is NULL after it. After anything but BLUELM_OK the token is not in the KV cache. (A recurrent state
+// cannot go back by a token: clear it then.)
+//
+// Errors: INVALID_ARGUMENT (token, pos, seq_id; nothing decoded), CONTEXT_FULL, CANCELLED, DECODE.
+BLUELM_API bluelm_status bluelm_decode(struct llama_context* ctx, int32_t token, int32_t pos, int32_t seq_id,
+                                       bluelm_progress progress, void* user_data);
 
 // ------------------------------------------------------------------------------- kernels inside llama.cpp
 

@@ -170,7 +170,7 @@ def test_work_that_is_wanted_again_while_it_stops(
 ) -> None:
     """A question is withdrawn, the work stops, and before it has stopped the next question waits for it."""
     stopping, go_on = threading.Event(), threading.Event()
-    embed = model._embed
+    embed = model.engine.embed
 
     def slow_to_stop(*args: Any) -> EncodedImage:
         try:
@@ -180,7 +180,7 @@ def test_work_that_is_wanted_again_while_it_stops(
             assert go_on.wait(60)
             raise
 
-    monkeypatch.setattr(model, "_embed", slow_to_stop)
+    monkeypatch.setattr(model.engine, "embed", slow_to_stop)
     gate, chat = Gate("encode", 1), model.chat()
     handle = chat.add_image(files.large, on_progress=gate)
     gate.reach()
@@ -301,7 +301,9 @@ def test_work_that_fails(model: Model, files, monkeypatch: pytest.MonkeyPatch, s
     good = chat.add_image(files.small)
     chat.wait()
     with monkeypatch.context() as patch:
-        patch.setattr(*((model, "_embed") if stage == "encode" else (model._ledger, "bring")), fail)
+        patch.setattr(
+            *((model.engine, "embed") if stage == "encode" else (model.engine.ledger, "bring")), fail
+        )
         handle = chat.add_image(files.large)
         chat.wait()
     assert handle.state == "failed" and chat.turns == ()

@@ -7,12 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import llama_cpp as lc
 import pytest
 import tiny_models
 
-from bluelm_gguf import Cancelled, Chat, Model, Reply
+from bluelm_gguf import Cancelled, Chat, ContextFullError, InvalidArgumentError, Model, Reply
 from bluelm_gguf.llm.language_model import LanguageModel, PartlyDone
 
 
@@ -227,29 +229,81 @@ def test_cancelling_within_a_chunk(tmp_path) -> None:
         llm.close()
 
 
-@pytest.mark.parametrize("n_calls", [1, 2])
-def test_a_cancelled_step_of_an_answer(model: Model, monkeypatch: pytest.MonkeyPatch, n_calls: int) -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_cancelled_step_of_an_answer(model: Model, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     """Cancelled before a token is decoded, or just after: the ledger knows whether it is in the cache."""
     chat = model.chat()
     stream = chat.stream("what is this?", max_tokens=60)
     next(stream)
-    original = LanguageModel.prefill_tokens
+    original = LanguageModel.decode
 
-    def prefill_tokens(self: Any, *args: Any, on_progress: Any = None, **options: Any) -> None:
-        calls = 0
-
-        def report(*step: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == n_calls:
-                stream.cancel()
-            return on_progress(*step)
-
-        original(self, *args, on_progress=report, **options)
+    def decode(self: Any, *args: Any, **options: Any) -> None:
+        if when == "before":
+            stream.cancel()
+            raise Cancelled("as if within the token")
+        original(self, *args, **options)
+        stream.cancel()
 
     with monkeypatch.context() as patch:
-        patch.setattr(LanguageModel, "prefill_tokens", prefill_tokens)
+        patch.setattr(LanguageModel, "decode", decode)
         rest = list(stream)
     reply = stream.reply
     assert reply is not None and reply.finish_reason == "cancelled" and len(rest) <= 1
     assert is_fresh(model, chat, chat.ask("and?", max_tokens=8))
+
+
+@pytest.mark.parametrize("how", ["cancelled", "error"])
+def test_cancelling_within_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """A token that takes long is left between two nodes of the graph and is not in the cache; what the caller
+    raises when asked comes out."""
+    is_slow = False
+
+    def at_node(_tensor: object, _ask: bool, _data: object) -> bool:
+        if is_slow:
+            time.sleep(0.06)  # longer than the 50 ms after which the caller is asked
+        return True
+
+    defaults, callback = lc.llama_context_default_params, lc.ggml_backend_sched_eval_callback(at_node)
+
+    def with_callback() -> Any:
+        params = defaults()
+        params.cb_eval = callback
+        return params
+
+    monkeypatch.setattr(lc, "llama_context_default_params", with_callback)
+    llm = LanguageModel(tiny_models.write_llm(tmp_path / "llm.gguf"), n_ctx=64, n_threads=1)
+    try:
+        llm.prefill_tokens([1, 2, 3], 0, chunk=3, logits=True)
+        calls: list[int] = []
+
+        def is_cancelled() -> bool:
+            calls.append(1)
+            if how == "error":
+                raise KeyError("mine")
+            return True
+
+        is_slow = True
+        with pytest.raises(Cancelled if how == "cancelled" else KeyError):
+            llm.decode(4, 3, is_cancelled=is_cancelled)
+        assert calls == [1]  # not asked again once it has said so
+        is_slow = False
+        llm.decode(4, 3, is_cancelled=is_cancelled)  # position 3 is free, and a token in time asks nobody
+        assert calls == [1]
+    finally:
+        llm.close()
+
+
+def test_tokens_that_cannot_be_decoded(tmp_path: Path) -> None:
+    llm = LanguageModel(tiny_models.write_llm(tmp_path / "llm.gguf"), n_ctx=256, n_threads=1)
+    try:
+        llm.prefill_tokens([1] * 255, 0, chunk=255, logits=True)
+        with pytest.raises(InvalidArgumentError, match="pos is 3, but sequence 0 ends at position 254"):
+            llm.decode(4, 3)
+        for token in (-1, llm.n_vocab):
+            with pytest.raises(InvalidArgumentError, match=f"token {token} of a vocabulary of {llm.n_vocab}"):
+                llm.decode(token, 255)
+        llm.decode(4, 255)
+        with pytest.raises(ContextFullError, match="position 256 does not fit into a context of 256"):
+            llm.decode(4, 256)
+    finally:
+        llm.close()

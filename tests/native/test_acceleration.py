@@ -58,8 +58,7 @@ def logits(path: Path, batches: list[int], monkeypatch: Any, *, kernels: bool, s
             tokens = rng.integers(0, 250, n).tolist()
             model.prefill_tokens(tokens, pos, chunk=512, logits=True)
             pos += n
-            values = model._lc.llama_get_logits_ith(model._ctx, -1)
-            found.append(np.ctypeslib.as_array(values, (model.n_vocab,)).copy())
+            found.append(model.logits().copy())
         return np.stack(found)
     finally:
         model.close()
@@ -218,8 +217,7 @@ def test_switching_leaves_loaded_models_usable(
     def answer(model: LanguageModel) -> np.ndarray:
         model.keep(0)
         model.prefill_tokens(tokens, 0, chunk=256, logits=True)
-        values = model._lc.llama_get_logits_ith(model._ctx, -1)
-        return np.ctypeslib.as_array(values, (model.n_vocab,)).copy()
+        return np.array(model.logits())
 
     models: list[LanguageModel] = []
     try:
@@ -259,9 +257,8 @@ def test_smollm2_answers_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         model.prefill_tokens(tokens, 0, chunk=256, logits=True)
         answer: list[int] = []
         for i in range(12):
-            values = model._lc.llama_get_logits_ith(model._ctx, -1)
-            answer.append(int(np.ctypeslib.as_array(values, (model.n_vocab,)).argmax()))
-            model.prefill_tokens(answer[-1:], len(tokens) + i, chunk=1, logits=True)
+            answer.append(int(model.logits().argmax()))
+            model.decode(answer[-1], len(tokens) + i)
         answers.append(b"".join(model.piece(t) for t in answer))
         model.close()
     assert answers[0] == answers[1]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
-import llama_cpp._logger
 import numpy as np
 
 from bluelm_gguf.native import library as native
 
-llama_cpp._logger.set_verbose(False)
+logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
 
 
 class LlmContext:

@@ -14,18 +14,18 @@ class NativeVision:
     """bluelm_vision; raises the package's errors."""
 
     def __init__(self, path: Path, **params: int) -> None:
-        self._handle = native.c_void_p()
+        self.handle = native.c_void_p()
         lib = native.load()
         options = native.VisionParams()
         native.check(lib.bluelm_vision_params_default(native.byref(options)))
         for name, value in params.items():
             setattr(options, name, value)
         native.check(
-            lib.bluelm_vision_init(str(path).encode(), native.byref(options), native.byref(self._handle))
+            lib.bluelm_vision_init(str(path).encode(), native.byref(options), native.byref(self.handle))
         )
         self._lib = lib
         self.info = native.VisionInfo()
-        native.check(lib.bluelm_vision_get_info(self._handle, native.byref(self.info)))
+        native.check(lib.bluelm_vision_get_info(self.handle, native.byref(self.info)))
         self.timings = native.VisionTimings()
 
     def __enter__(self) -> NativeVision:
@@ -36,13 +36,13 @@ class NativeVision:
 
     def close(self) -> None:
         """Frees the handle."""
-        self._lib.bluelm_vision_free(self._handle)
-        self._handle = native.c_void_p()
+        self._lib.bluelm_vision_free(self.handle)
+        self.handle = native.c_void_p()
 
     def profile(self) -> native.VisionProfile:
         """Of the last encode."""
         out = native.VisionProfile()
-        native.check(self._lib.bluelm_vision_get_profile(self._handle, native.byref(out)))
+        native.check(self._lib.bluelm_vision_get_profile(self.handle, native.byref(out)))
         return out
 
     def encode_tiles(self, tiles: np.ndarray, on_progress: Any = None) -> np.ndarray:
@@ -52,7 +52,7 @@ class NativeVision:
         bridge = native.ProgressBridge(on_progress)
         bridge.finish(
             self._lib.bluelm_vision_encode_tiles(
-                self._handle, native.pointer(tiles, native.c_uint8), len(tiles), bridge.callback, None,
+                self.handle, native.pointer(tiles, native.c_uint8), len(tiles), bridge.callback, None,
                 native.pointer(out, native.c_float), out.size, native.byref(self.timings),
             )
         )  # fmt: skip
@@ -68,7 +68,7 @@ class NativeVision:
             bridge = native.ProgressBridge(on_progress)
             bridge.finish(
                 self._lib.bluelm_vision_encode(
-                    self._handle, None, native.pointer(rgb, native.c_uint8), width, height, bridge.callback,
+                    self.handle, None, native.pointer(rgb, native.c_uint8), width, height, bridge.callback,
                     None, out, out_floats, native.byref(n_tokens), native.byref(self.timings),
                 )
             )  # fmt: skip
@@ -85,7 +85,7 @@ class NativeVision:
         n_floats = native.c_size_t()
         native.check(
             self._lib.bluelm_vision_dump_stage(
-                self._handle, native.pointer(tiles, native.c_uint8), len(tiles), stage.encode(),
+                self.handle, native.pointer(tiles, native.c_uint8), len(tiles), stage.encode(),
                 native.pointer(out, native.c_float), out.size, native.byref(n_floats),
             )
         )  # fmt: skip

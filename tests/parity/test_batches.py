@@ -55,7 +55,7 @@ def test_picture_equals_its_views(pipeline: int, make_mmproj: Callable[..., Path
     lib = native.load()
     with NativeVision(make_mmproj("default"), batch=2, pipeline=pipeline) as vision:
         tiler, plan = native.TilerParams(), native.TilePlan()
-        native.check(lib.bluelm_vision_get_tiler(vision._handle, native.byref(tiler)))
+        native.check(lib.bluelm_vision_get_tiler(vision.handle, native.byref(tiler)))
         native.check(lib.bluelm_tiler_plan(native.byref(tiler), 450, 900, native.byref(plan)))
         views = np.empty((plan.n_tiles, 384, 384, 3), np.uint8)
         native.check(
@@ -124,14 +124,14 @@ def test_arguments_are_checked(small: Path) -> None:
         no_progress = native.PROGRESS()
         for call in (
             lambda: lib.bluelm_vision_encode_tiles(
-                vision._handle, pixels, 1, no_progress, None, floats, 8, None
+                vision.handle, pixels, 1, no_progress, None, floats, 8, None
             ),
             lambda: lib.bluelm_vision_encode_tiles(
-                vision._handle, pixels, -1, no_progress, None, floats, 8, None
+                vision.handle, pixels, -1, no_progress, None, floats, 8, None
             ),
             lambda: lib.bluelm_vision_encode_tiles(None, pixels, 1, no_progress, None, floats, 8, None),
             lambda: lib.bluelm_vision_encode(
-                vision._handle, None, pixels, 0, 7, no_progress, None, floats, 8, None, None
+                vision.handle, None, pixels, 0, 7, no_progress, None, floats, 8, None, None
             ),
         ):
             with pytest.raises(errors.InvalidArgumentError):

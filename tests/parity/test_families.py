@@ -144,7 +144,7 @@ def test_picture_and_question_to_the_same_answer(name: str, tmp_path: Path) -> N
         ours = image.embeddings
         assert ours.shape == features.shape == (196 if "vila" in name else 729, 64)
         assert relative_error(ours, features.numpy()) < FEATURE_TOLERANCE
-        segments = model._prompts.build([Turn("user", QUESTION, (image,))])
+        segments = model.engine.prompts.build([Turn("user", QUESTION, (image,))])
         tokens = [list(part.tokens) for part in segments if isinstance(part, TextSegment)]
         assert tokens == [before, after]
         reply = model.generate(QUESTION, images=[image], max_tokens=N_NEW)

@@ -173,7 +173,7 @@ def test_prompt_and_answer_are_those_of_transformers(made: Any) -> None:
 
     with Model(result.llm_path, mmproj=result.mmproj_path, n_ctx=2048, n_threads=1) as llm:
         encoded = llm.encode(rgb)
-        segments = llm._prompts.build([Turn("user", question, (encoded,))])
+        segments = llm.engine.prompts.build([Turn("user", question, (encoded,))])
         ours: list[int] = []
         for segment in segments:
             assert isinstance(segment, ImageSegment | TextSegment)
@@ -218,12 +218,12 @@ def test_original_layout_has_its_own_conversation(made: Any) -> None:
     _, _, result = made("original")
     with Model(result.llm_path, mmproj=result.mmproj_path, n_ctx=2048, n_threads=1) as llm:
         encoded = llm.encode(picture(30, 30))
-        before, image, after = llm._prompts.build([Turn("user", "Hi", (encoded,))])
+        before, image, after = llm.engine.prompts.build([Turn("user", "Hi", (encoded,))])
         assert isinstance(image, ImageSegment)
         start = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-        assert list(before.tokens) == llm._llm.tokenize(start, special=True)
+        assert list(before.tokens) == llm.llm.tokenize(start, special=True)
         end = "\nHi<|im_end|>\n<|im_start|>assistant\n"
-        assert list(after.tokens) == llm._llm.tokenize(end, special=True)
+        assert list(after.tokens) == llm.llm.tokenize(end, special=True)
 
 
 def _stitched(
