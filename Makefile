@@ -108,7 +108,7 @@ test-fast: $(VENV)/.test
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy bluelm_gguf convert
+	$(BIN)/mypy bluelm_gguf convert tests/typing/user_program.py
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
 
 $(VENV)/.plot: $(VENV)/.installed
