@@ -25,6 +25,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+from bluelm_gguf.convert.vision.mmproj_keys import MmprojKeys, add_key
 
 D, N_FF, N_HEAD, N_PATCHES, N_EMBD_OUT = 1152, 4304, 16, 729, 2560
 PADDED_FF = 4352
@@ -57,18 +58,7 @@ class RandomFile:
         self.writer.add_tensor(name, self._made[shape, kind], raw_dtype=kind)
 
     def vision(self, n_layer: int, n_ff: int) -> None:
-        """Keys and tensors that both formats share."""
-        w = self.writer
-        w.add_bool("clip.has_vision_encoder", True)
-        w.add_bool("clip.use_gelu", True)
-        for key, value in {
-            "image_size": 384, "patch_size": 14, "embedding_length": D, "feed_forward_length": n_ff,
-            "block_count": n_layer, "attention.head_count": N_HEAD, "projection_dim": N_EMBD_OUT,
-        }.items():  # fmt: skip
-            w.add_uint32(f"clip.vision.{key}", value)
-        w.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-6)
-        w.add_array("clip.vision.image_mean", [0.5] * 3)
-        w.add_array("clip.vision.image_std", [0.5] * 3)
+        """Tensors that both formats share."""
         narrow = self.wide if self.wide < gguf.GGMLQuantizationType.Q4_0 else gguf.GGMLQuantizationType.F16
         self.put("v.patch_embd.weight", (D, 3, 14, 14), narrow)
         self.put("v.patch_embd.bias", (D,))
@@ -89,25 +79,17 @@ class RandomFile:
         self.writer.close()
 
 
+def _tower(n_layer: int, n_ff: int) -> dict[str, int]:
+    """Sizes of the tower, as MmprojKeys calls them."""
+    return {"image_size": 384, "patch_size": 14, "n_embd": D, "n_ff": n_ff, "n_layer": n_layer,
+            "n_head": N_HEAD, "n_embd_out": N_EMBD_OUT}  # fmt: skip
+
+
 def write_ours(path: Path, file_type: str, n_layer: int, downsample: int) -> Path:
     """An mmproj as docs/mmproj.md describes it."""
     f = RandomFile(path, "clip", file_type)
-    w = f.writer
-    w.add_string("clip.projector_type", "bluelm")
-    w.add_uint32("bluelm.version", 1)
-    w.add_uint32("bluelm.vision.feed_forward_length_unpadded", N_FF)
-    w.add_bool("bluelm.vision.post_layernorm", False)
-    w.add_uint32("bluelm.projector.downsample", downsample)
-    w.add_float32("bluelm.projector.layer_norm_epsilon", 1e-5)
-    w.add_float32("bluelm.tiler.alpha", 0.1)
-    w.add_bool("bluelm.tiler.thumbnail_for_single", False)
-    w.add_array("bluelm.tiler.grids", [1, 1, 2, 4])
-    w.add_array("bluelm.tiler.pad_rgb", [0, 0, 0])
-    for key, value in {
-        "projector.token_order": "row_major", "projector.hidden_act": "gelu", "tiler.method": "relaxed",
-        "tiler.thumbnail": "first", "tiler.fit": "pad_center", "tiler.resize": "bicubic",
-    }.items():  # fmt: skip
-        w.add_string(f"bluelm.{key}", value)
+    tower = _tower(n_layer, PADDED_FF)
+    MmprojKeys(**tower, n_ff_unpadded=N_FF, downsample=downsample, tiler_grids=(1, 1, 2, 4)).add_to(f.writer)
     f.vision(n_layer, PADDED_FF)
     f.put("mm.0.weight", (N_EMBD_OUT, downsample**2 * D), f.wide)
     f.put("mm.0.bias", (N_EMBD_OUT,))
@@ -120,7 +102,10 @@ def write_ours(path: Path, file_type: str, n_layer: int, downsample: int) -> Pat
 def write_stock(path: Path, file_type: str, n_layer: int) -> Path:
     """The same network as a LLaVA mmproj. Its graph leaves out the last block, so it is given one more."""
     f = RandomFile(path, "clip", file_type)
-    f.writer.add_string("clip.projector_type", "mlp")
+    keys = MmprojKeys(**_tower(n_layer + 1, N_FF), n_ff_unpadded=N_FF, projector_type="mlp")
+    for name, value in keys.values().items():
+        if name.startswith("clip."):
+            add_key(f.writer, name, value)
     f.vision(n_layer + 1, N_FF)
     for i, n_in in ((0, D), (2, N_EMBD_OUT)):
         f.put(f"mm.{i}.weight", (N_EMBD_OUT, n_in), f.wide)

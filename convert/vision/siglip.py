@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import gguf
 import numpy as np
@@ -11,6 +12,7 @@ from ..checkpoint.config import Section
 from ..checkpoint.directory import Checkpoint, Float32
 from ..errors import CheckpointError, UnsupportedModelError
 from ..tensors import MATRIX, PATCH, TensorSpec
+from .mmproj_keys import MmprojKeys
 
 FFN_MULTIPLE = 256  # the widest quantisation block; keeps every block weight quantisable and fast
 MAX_GRIDS = 256  # as in bluelm.h
@@ -101,17 +103,10 @@ class Tiler:
             raise UnsupportedModelError(f"{where} has {len(value)} grids; supported: up to {MAX_GRIDS}")
         return [(cols, rows) for cols, rows in value]
 
-    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
-        """Adds `bluelm.tiler.*`."""
-        writer.add_string("bluelm.tiler.method", self.method)
-        writer.add_float32("bluelm.tiler.alpha", self.alpha)
-        writer.add_array("bluelm.tiler.grids", [n for grid in self.grids for n in grid])
-        writer.add_string("bluelm.tiler.thumbnail", self.thumbnail)
-        writer.add_bool("bluelm.tiler.thumbnail_for_single", self.thumbnail_for_single)
-        writer.add_string("bluelm.tiler.fit", self.fit)
-        writer.add_string("bluelm.tiler.resize", self.resize)
-        writer.add_array("bluelm.tiler.pad_rgb", self.pad_rgb)
-        writer.add_string("bluelm.tiler.fit_rounding", self.fit_rounding)
+    def keys(self) -> dict[str, Any]:
+        """`bluelm.tiler.*`, as MmprojKeys calls them."""
+        values = {f"tiler_{f.name}": getattr(self, f.name) for f in fields(self)}
+        return values | {"tiler_grids": [n for grid in self.grids for n in grid]}
 
 
 class SiglipProjector:
@@ -215,34 +210,30 @@ class SiglipProjector:
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         """Adds the keys of docs/mmproj.md, except general.*."""
-        writer.add_clip_has_vision_encoder(True)
-        writer.add_clip_projector_type("bluelm")
-        writer.add_vision_use_gelu(True)
-        writer.add_vision_image_size(self.image_size)
-        writer.add_vision_patch_size(self.patch_size)
-        writer.add_vision_embedding_length(self.n_embd)
-        writer.add_vision_feed_forward_length(self.n_ff_padded)
-        writer.add_vision_block_count(self.n_run)
-        writer.add_vision_head_count(self.n_head)
-        writer.add_vision_attention_layernorm_eps(self.eps)
-        writer.add_vision_projection_dim(self.n_embd_out)
-        writer.add_vision_image_mean(self.image_mean)
-        writer.add_vision_image_std(self.image_std)
-        writer.add_uint32("bluelm.version", 1)
-        writer.add_uint32("bluelm.vision.feed_forward_length_unpadded", self.n_ff)
-        writer.add_bool("bluelm.vision.post_layernorm", self.post_layernorm)
-        writer.add_uint32("bluelm.projector.downsample", self.downsample)
-        writer.add_string("bluelm.projector.token_order", self.token_order)
-        writer.add_string("bluelm.projector.hidden_act", self.projector_act)
-        writer.add_float32("bluelm.projector.layer_norm_epsilon", self.projector_eps)
-        self.tiler.add_metadata(writer)
-        writer.add_string("bluelm.assembly.method", "anyres" if self.is_anyres else "concat")
-        writer.add_uint32("bluelm.assembly.max_tiles", self.max_tiles)
-        # add_string leaves empty strings out, and "" has a meaning here.
-        writer.add_key_value("bluelm.prompt.image_prefix", self.image_prefix, gguf.GGUFValueType.STRING)
-        writer.add_key_value("bluelm.prompt.image_suffix", self.image_suffix, gguf.GGUFValueType.STRING)
-        image_token = self.template_image_token
-        writer.add_key_value("bluelm.prompt.image_token", image_token, gguf.GGUFValueType.STRING)
+        MmprojKeys(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            n_embd=self.n_embd,
+            n_ff=self.n_ff_padded,
+            n_layer=self.n_run,
+            n_head=self.n_head,
+            layer_norm_eps=self.eps,
+            n_embd_out=self.n_embd_out,
+            image_mean=self.image_mean,
+            image_std=self.image_std,
+            n_ff_unpadded=self.n_ff,
+            post_layernorm=self.post_layernorm,
+            downsample=self.downsample,
+            token_order=self.token_order,
+            projector_act=self.projector_act,
+            projector_eps=self.projector_eps,
+            **self.tiler.keys(),
+            assembly_method="anyres" if self.is_anyres else "concat",
+            assembly_max_tiles=self.max_tiles,
+            image_prefix=self.image_prefix,
+            image_suffix=self.image_suffix,
+            image_token=self.template_image_token,
+        ).add_to(writer)
 
     def specs(self) -> list[TensorSpec]:
         """The tensor table."""

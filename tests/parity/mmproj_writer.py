@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+from bluelm_gguf.convert.vision.mmproj_keys import MmprojKeys
 from reference_model import ReferenceBlueLMV
 
 TYPES = {
@@ -36,42 +37,28 @@ def metadata(model: ReferenceBlueLMV, file_type: str) -> dict[str, Any]:
     config, v, p = model.config, model.config["vision_config"], model.options
     feature_layer = config.get("vision_feature_layer", -1)
     n_run = feature_layer if feature_layer >= 0 else v["num_hidden_layers"] + 1 + feature_layer
-    grids = [edge for cols in range(1, 5) for rows in range(1, 5) for edge in (cols, rows)]
-    return {
-        "general.type": "mmproj",
-        "general.name": "random",
-        "general.file_type": int(TYPES[file_type][1]),
-        "clip.has_vision_encoder": True,
-        "clip.projector_type": "bluelm",
-        "clip.use_gelu": True,
-        "clip.vision.image_size": v["image_size"],
-        "clip.vision.patch_size": v["patch_size"],
-        "clip.vision.embedding_length": v["hidden_size"],
-        "clip.vision.feed_forward_length": padded_ff(v["intermediate_size"]),
-        "clip.vision.block_count": n_run,
-        "clip.vision.attention.head_count": v["num_attention_heads"],
-        "clip.vision.attention.layer_norm_epsilon": float(v["layer_norm_eps"]),
-        "clip.vision.projection_dim": config["text_config"]["hidden_size"],
-        "clip.vision.image_mean": [float(x) for x in config.get("image_mean", [0.5] * 3)],
-        "clip.vision.image_std": [float(x) for x in config.get("image_std", [0.5] * 3)],
-        "bluelm.version": 1,
-        "bluelm.vision.feed_forward_length_unpadded": v["intermediate_size"],
-        "bluelm.vision.post_layernorm": bool(config.get("vision_post_layernorm", False)),
-        "bluelm.projector.downsample": p["downsample"],
-        "bluelm.projector.token_order": p["token_order"],
-        "bluelm.projector.hidden_act": p["hidden_act"],
-        "bluelm.projector.layer_norm_epsilon": float(p["layer_norm_eps"]),
-        "bluelm.tiler.method": "relaxed",
-        "bluelm.tiler.alpha": 0.1,
-        "bluelm.tiler.grids": grids,
-        "bluelm.tiler.thumbnail": "first",
-        "bluelm.tiler.thumbnail_for_single": False,
-        "bluelm.tiler.fit": "pad_center",
-        "bluelm.tiler.resize": "bicubic",
-        "bluelm.tiler.pad_rgb": [0, 0, 0],
-        "bluelm.prompt.image_prefix": config.get("image_prefix", ""),
-        "bluelm.prompt.image_suffix": config.get("image_suffix", "\n"),
-    }
+    keys = MmprojKeys(
+        image_size=v["image_size"],
+        patch_size=v["patch_size"],
+        n_embd=v["hidden_size"],
+        n_ff=padded_ff(v["intermediate_size"]),
+        n_layer=n_run,
+        n_head=v["num_attention_heads"],
+        layer_norm_eps=float(v["layer_norm_eps"]),
+        n_embd_out=config["text_config"]["hidden_size"],
+        image_mean=[float(x) for x in config.get("image_mean", [0.5] * 3)],
+        image_std=[float(x) for x in config.get("image_std", [0.5] * 3)],
+        n_ff_unpadded=v["intermediate_size"],
+        post_layernorm=bool(config.get("vision_post_layernorm", False)),
+        downsample=p["downsample"],
+        token_order=p["token_order"],
+        projector_act=p["hidden_act"],
+        projector_eps=float(p["layer_norm_eps"]),
+        image_prefix=config.get("image_prefix", ""),
+        image_suffix=config.get("image_suffix", "\n"),
+    )
+    general = {"type": "mmproj", "name": "random", "file_type": int(TYPES[file_type][1])}
+    return {f"general.{name}": value for name, value in general.items()} | keys.values()
 
 
 def tensors(model: ReferenceBlueLMV, file_type: str) -> Tensors:
@@ -162,7 +149,7 @@ def open_writer(
         elif isinstance(value, str):
             writer.add_string(key, value)
         elif value is not None:
-            writer.add_array(key, value)
+            writer.add_array(key, list(value))
     for name, (array, kind) in contents.items():
         data = gguf.quants.quantize(array.astype(np.float32), kind)
         writer.add_tensor(name, data, raw_dtype=kind)

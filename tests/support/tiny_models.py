@@ -4,10 +4,10 @@ around the model, where any answer will do as long as it is always the same."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
+from bluelm_gguf.convert.vision.mmproj_keys import MmprojKeys
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -137,47 +137,22 @@ def write_mmproj(
     rng = np.random.default_rng(seed)
     n_ff = 4 * width
     writer = gguf.GGUFWriter(path, "clip")
-    values: dict[str, Any] = {
-        "general.type": "mmproj",
-        "general.name": "Tiny random SigLIP",
-        "clip.projector_type": "bluelm",
-        "bluelm.projector.token_order": "row_major",
-        "bluelm.projector.hidden_act": "gelu",
-        "bluelm.tiler.method": "relaxed",
-        "bluelm.tiler.thumbnail": "first",
-        "bluelm.tiler.fit": "pad_center",
-        "bluelm.tiler.resize": "bicubic",
-        "bluelm.prompt.image_prefix": "",
-        "bluelm.prompt.image_suffix": "\n",
-        **(metadata or {}),
-    }
-    for key, value in values.items():
+    writer.add_type("mmproj")
+    writer.add_name("Tiny random SigLIP")
+    writer.add_file_type(0)
+    for key, value in (metadata or {}).items():
         writer.add_string(key, value)
-    for key in ("clip.has_vision_encoder", "clip.use_gelu"):
-        writer.add_bool(key, True)
-    for key in ("bluelm.vision.post_layernorm", "bluelm.tiler.thumbnail_for_single"):
-        writer.add_bool(key, False)
-    for key, number in {
-        "general.file_type": 0,
-        "clip.vision.image_size": 384,
-        "clip.vision.patch_size": 14,
-        "clip.vision.embedding_length": width,
-        "clip.vision.feed_forward_length": n_ff,
-        "clip.vision.block_count": n_layer,
-        "clip.vision.attention.head_count": 4,
-        "clip.vision.projection_dim": n_embd_out,
-        "bluelm.version": 1,
-        "bluelm.vision.feed_forward_length_unpadded": n_ff,
-        "bluelm.projector.downsample": downsample,
-    }.items():
-        writer.add_uint32(key, number)
-    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-6)
-    writer.add_float32("bluelm.projector.layer_norm_epsilon", 1e-5)
-    writer.add_float32("bluelm.tiler.alpha", 0.1)
-    for key in ("clip.vision.image_mean", "clip.vision.image_std"):
-        writer.add_array(key, [0.5, 0.5, 0.5])
-    writer.add_array("bluelm.tiler.grids", [v for c in range(1, 5) for r in range(1, 5) for v in (c, r)])
-    writer.add_array("bluelm.tiler.pad_rgb", [0, 0, 0])
+    MmprojKeys(
+        image_size=384,
+        patch_size=14,
+        n_embd=width,
+        n_ff=n_ff,
+        n_ff_unpadded=n_ff,
+        n_layer=n_layer,
+        n_head=4,
+        n_embd_out=n_embd_out,
+        downsample=downsample,
+    ).add_to(writer)
 
     def add(name: str, *shape: int) -> None:
         scale = float(np.prod(shape[1:])) ** -0.5 if len(shape) > 1 else 0.1
