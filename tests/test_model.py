@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import subprocess
 import sys
 import threading
@@ -170,7 +171,22 @@ def test_sampling(shared_model: Model) -> None:
     assert len({tokens(**hot) for _ in range(4)}) > 1  # no seed: a new one each time
     greedy = tokens()
     assert tokens(temp=1.0, top_k=1) == greedy
-    assert len(set(tokens(repeat_penalty=1000.0))) >= len(set(greedy))
+
+
+def test_repeat_penalty(shared_model: Model) -> None:
+    """Greedy, so nothing but the penalty keeps a token from coming twice among the last 64."""
+
+    def tokens(**options: float) -> tuple[int, ...]:
+        return shared_model.generate("what is this?", max_tokens=48, **options).tokens
+
+    plain = tokens()
+    assert len(set(plain)) < len(plain) == 48, "the model has to repeat itself for this test to say anything"
+    assert tokens(repeat_penalty=1.0) == plain
+    strict = tokens(repeat_penalty=1000.0)
+    assert len(set(strict)) == len(strict)
+    # With one token looked back at, only neighbours differ.
+    near = tokens(repeat_penalty=1000.0, repeat_last_n=1)
+    assert all(a != b for a, b in itertools.pairwise(near)) and len(set(near)) < len(near)
 
 
 @pytest.mark.parametrize(

@@ -92,23 +92,18 @@ def read(path: Path) -> list[Row]:
             rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise BenchError(f"{path}: not JSON ({error}); bluelm-gguf bench --json FILE writes it") from None
-    good = isinstance(rows, list) and all(
-        isinstance(row, dict)
-        and isinstance(row.get("test"), str)
-        and isinstance(row.get("avg_ms"), (int, float))
-        for row in rows
-    )
-    if not good or not rows:
+    if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
         raise BenchError(f"{path}: no results of bluelm-bench in it")
     return rows
 
 
 def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("test"), str)
-        and all(isinstance(row.get(name), (int, float)) for name in ("avg_ms", "stddev_ms", "n_cores"))
-    )
+    """Whether it has what comparing and drawing take for granted."""
+    if not isinstance(row, dict):
+        return False
+    numbers = (row.get(name) for name in ("avg_ms", "stddev_ms", "n_cores", *(s for s, _, _ in _SWEEPS)))
+    texts = (row.get(name) for name in ("test", "cpu"))
+    return all(isinstance(n, (int, float)) for n in numbers) and all(isinstance(s, str) for s in texts)
 
 
 def compare(a: list[Row], b: list[Row]) -> str:

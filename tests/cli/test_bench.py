@@ -496,6 +496,18 @@ def test_plot(tmp_path: Path, run_command: Bench) -> None:
         assert figure.format == "PNG"
 
 
+@pytest.mark.parametrize("lacking", ["test", "avg_ms", "stddev_ms", "cpu", "n_cores", "chunk", "tile_batch"])
+def test_results_that_lack_something(lacking: str, tmp_path: Path, run_command: Bench) -> None:
+    """One line, whoever reads the file; no KeyError while drawing."""
+    file = write_rows(tmp_path / "thin.json", {"chunk": 32}, {"chunk": 64})
+    rows = json.loads(file.read_text())
+    del rows[1][lacking]
+    file.write_text(json.dumps(rows))
+    for command in (("--plot", tmp_path / "x.png", file), ("compare", file, file)):
+        assert one_error(run_command(*command)) == f"{file}: no results of bluelm-bench in it"
+    assert not (tmp_path / "x.png").exists()
+
+
 def test_plot_refuses(tmp_path: Path, run_command: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     file = write_rows(tmp_path / "one.json", {})

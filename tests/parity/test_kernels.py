@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,30 +15,13 @@ import mmproj_writer
 import numpy as np
 import pytest
 import torch
+from cpu_levels import levels
 from models import dequantised, random_tiles
 from native_vision import NativeVision
 from tolerances import relative_error, tolerance
 
 from bluelm_gguf import errors
 from bluelm_gguf.native import library as native
-
-
-def levels() -> list[str]:
-    """What this CPU runs, as the library's own error message lists it."""
-    code = (
-        "from bluelm_gguf import errors\nfrom bluelm_gguf.native import library as _native\n"
-        "try:\n    _native.cpu_level()\n"
-        "except errors.InvalidArgumentError as e:\n    print(str(e).split('runs ')[1].split(';')[0])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"BLUELM_CPU_LEVEL": "?"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip().split(", ")
-
 
 LEVELS = levels()
 
@@ -189,6 +170,7 @@ def test_outlier_channels(make_model: Callable[..., Any], tmp_path: Path) -> Non
     """Six channels of every LayerNorm a hundred times larger, the weights behind them a tenth: they are
     evened out and split, so that 8 bits do as well as without them."""
     model = copy.deepcopy(make_model("head_dim_72"))
+    draws = torch.Generator().manual_seed(1)  # the bound below was measured: the same channels every time
     with torch.no_grad():
         for layer in model.vision.encoder.layers:
             attention = layer.self_attn
@@ -196,7 +178,7 @@ def test_outlier_channels(make_model: Callable[..., Any], tmp_path: Path) -> Non
                 (layer.layer_norm1, (attention.q_proj, attention.k_proj, attention.v_proj)),
                 (layer.layer_norm2, (layer.mlp.fc1,)),
             ):
-                channels = torch.randperm(norm.weight.numel())[:6]
+                channels = torch.randperm(norm.weight.numel(), generator=draws)[:6]
                 norm.weight[channels] *= 100
                 norm.bias[channels] *= 100
                 for linear in behind:
