@@ -22,6 +22,8 @@ class TextStream:
 
     def push(self, piece: bytes) -> str:
         """Takes the next bytes and returns what may be shown."""
+        if not self._stop:
+            return self._decoder.decode(piece)
         self._held += self._decoder.decode(piece)
         found = min((i for i in (self._held.find(s) for s in self._stop) if i >= 0), default=-1)
         if found >= 0:
