@@ -1,15 +1,18 @@
 """The map of the house (docs/architecture.md): what may import what, and no circle anywhere.
 
-Python is read with `ast`: imports inside functions and under TYPE_CHECKING count as well.
+Python is read with `ast`: imports inside functions and under TYPE_CHECKING count as well. C++ is read by its
+`#include "..."` lines.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+CPP = ROOT / "cpp" / "src"
 
 # room -> rooms that it may import, beside itself; a room is a folder, or a file of the top folder
 BASE = {"errors", "files", "file_stamp", "progress", "version"}
@@ -59,6 +62,16 @@ def python_graph(package: str) -> dict[str, set[str]]:
     return {name: imported(name, path, found.keys()) for name, path in found.items()}
 
 
+def include_graph() -> dict[str, set[str]]:
+    """Headers and sources by their path in cpp/src."""
+    graph = {}
+    for path in sorted(CPP.rglob("*")):
+        if path.suffix in (".h", ".cpp"):
+            includes = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
+            graph[path.relative_to(CPP).as_posix()] = {i for i in includes if (CPP / i).is_file()}
+    return graph
+
+
 def circles(graph: Graph) -> list[list[str]]:
     """Modules that reach themselves: one shortest way round for each group of them."""
     found: list[list[str]] = []
@@ -90,7 +103,9 @@ def against(graph: Graph, allowed: Mapping[str, set[str]]) -> Iterator[str]:
 
 
 def room(name: str) -> str:
-    """bluelm_gguf.chat.engine: "chat"; bluelm_gguf: "__init__"."""
+    """bluelm_gguf.chat.engine: "chat"; bluelm_gguf: "__init__"; llama/prefill: "llama"."""
+    if "/" in name:
+        return name.split("/")[0]
     return name.split(".")[1] if "." in name else "__init__"
 
 
@@ -133,3 +148,7 @@ def test_converter_and_runtime_know_nothing_of_each_other() -> None:
         assert not found or name == "bluelm_gguf.cli.files", (name, found)
     for name, path in converter.items():
         assert not {n for n in imported(name, path, both) if n.split(".")[0] == "bluelm_gguf"}, name
+
+
+def test_no_include_circle() -> None:
+    assert circles(include_graph()) == []
