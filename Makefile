@@ -19,7 +19,7 @@ TORCH ?= torch==2.13.0
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-LLAMA := llama-cpp-python==0.3.36
+LLAMA := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
 BUILD_SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake cpp convert -name '*.cmake' -o -name '*.cpp' -o -name '*.h' -o -name '*.py')
 CPP_SOURCES := $(shell find cpp tests/cpp benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.c')
 CMAKE := $(BIN)/cmake

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import toolchain
+from fetch_llama_cpp import PINNED
 from scikit_build_core import build as _backend
 from scikit_build_core.build import (  # noqa: F401  (the hooks that stay as they are)
     build_editable,
@@ -19,8 +20,6 @@ from scikit_build_core.build import (  # noqa: F401  (the hooks that stay as the
     prepare_metadata_for_build_editable,
     prepare_metadata_for_build_wheel,
 )
-
-LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
 
 
 def _check() -> None:
@@ -33,10 +32,10 @@ def _check() -> None:
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
     """Requirements of a wheel; exits with one line where there is no compiler."""
     _check()
-    return [*_backend.get_requires_for_build_wheel(config_settings), LLAMA_CPP_PYTHON]
+    return [*_backend.get_requires_for_build_wheel(config_settings), PINNED]
 
 
 def get_requires_for_build_editable(config_settings: dict[str, Any] | None = None) -> list[str]:
     """The same for `pip install -e .`."""
     _check()
-    return [*_backend.get_requires_for_build_editable(config_settings), LLAMA_CPP_PYTHON]
+    return [*_backend.get_requires_for_build_editable(config_settings), PINNED]

@@ -1,6 +1,6 @@
 """Puts llama.cpp's source, as llama-cpp-python's sdist holds it, into a directory.
 
-    python scripts/fetch_llama_cpp.py build/llama.cpp-0.3.36
+    python scripts/fetch_llama_cpp.py build/llama.cpp
 
 For builds that compile llama.cpp themselves (docs/phones.md): the same source as in the wheel. pip downloads
 the sdist; a directory that is already complete stays as it is. Needs pip, nothing else.
@@ -9,6 +9,7 @@ the sdist; a directory that is already complete stays as it is. Needs pip, nothi
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "llama-cpp-python"
-VERSION = "0.3.36"
+REQUIREMENT = re.search(
+    rf'"({PACKAGE}==([^"]+))"', (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+)
+assert REQUIREMENT, "pyproject.toml pins no llama-cpp-python"
+PINNED, VERSION = REQUIREMENT.groups()  # "llama-cpp-python==VERSION", VERSION
 PREFIX = "vendor/llama.cpp/"
 DONE = ".complete"  # written last
 

@@ -6,15 +6,13 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from ..errors import BluelmError
 from ..native import library as _native
 from ..native.machine import default_threads
 from ..version import __version__
-
-LLAMA_CPP_PYTHON = "0.3.36"
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,20 @@ def examine() -> Iterator[Finding]:
 
 
 def _llama_cpp_python() -> Finding:
+    """Compares with the version that the package was installed for."""
+    package = "llama-cpp-python"
     try:
-        found = version("llama-cpp-python")
+        needed = next(r.partition("==")[2] for r in requires("bluelm-gguf") or [] if r.startswith(package))
+    except (PackageNotFoundError, StopIteration):
+        return Finding(package, False, "bluelm-gguf is not installed: pip install . in the source directory")
+    try:
+        found = version(package)
     except PackageNotFoundError:
-        advice = f"not installed: pip install llama-cpp-python=={LLAMA_CPP_PYTHON}"
-        return Finding("llama-cpp-python", False, advice)
-    if found != LLAMA_CPP_PYTHON:
-        advice = f"{found}, but {LLAMA_CPP_PYTHON} is needed: reinstall bluelm-gguf with pip"
-        return Finding("llama-cpp-python", False, advice)
-    return Finding("llama-cpp-python", True, found)
+        return Finding(package, False, f"not installed: pip install {package}=={needed}")
+    if found != needed:
+        advice = f"{found}, but {needed} is needed: reinstall bluelm-gguf with pip"
+        return Finding(package, False, advice)
+    return Finding(package, True, found)
 
 
 def _cpu() -> str:

@@ -123,7 +123,7 @@ _JSON_CHARACTERS = {
     '\nchar ::= [^"\\\\] |': '\nchar ::= [^"\\\\\\x00-\\x1F\\x7F] |',
     "\ndot ::= [^\\x0A\\x0D]": '\ndot ::= [^"\\\\\\x00-\\x1F\\x7F]',
 }
-# What llama_cpp 0.3.36's converter does not look at.
+# What llama_cpp's converter does not look at.
 _NOT_ENFORCED = {
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "uniqueItems", "contains",
     "minProperties", "maxProperties", "patternProperties", "propertyNames", "dependentRequired",

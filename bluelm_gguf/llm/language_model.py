@@ -432,7 +432,7 @@ class LanguageModel:
 def _ggml_type(name: str) -> int:
     import llama_cpp as lc
 
-    # llama_cpp 0.3.36 leaves out GGML_TYPE_BF16 (ggml.h).
+    # llama_cpp leaves out GGML_TYPE_BF16 (ggml.h).
     return 30 if name == "bf16" else int(getattr(lc, f"GGML_TYPE_{name.upper()}"))
 
 

@@ -1,5 +1,5 @@
 // The few private declarations of ggml that a CPU buffer type of our own needs, as they are in llama.cpp at
-// commit 0c1e570 (inside llama-cpp-python 0.3.36): ggml/src/ggml-backend-impl.h, ggml/src/ggml-cpu/traits.h,
+// commit 0c1e570 (inside the llama-cpp-python that pyproject.toml pins): ggml/src/ggml-backend-impl.h, ggml/src/ggml-cpu/traits.h,
 // ggml/src/ggml-cpu/ggml-cpu-impl.h. llama/buffer_type.cpp compares what it can with the public API before it
 // relies on them. The functions are weak: where a build of ggml does not export them they are null, and there
 // is no fast path.
