@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "bench/common.h"
-#include "bench/system.h"
 #include "bluelm.h"
+#include "common/program.h"
+#include "common/system.h"
 #include "llama.h"
 #include "run/models.h"
 #include "run/options.h"
@@ -42,7 +42,7 @@ void print_json(const Reply& reply, const std::vector<Encoded>& pictures) {
     }
     std::printf("], \"build\": %s}\n", json_string(bluelm_build_info()).c_str());
     if (std::fflush(stdout) != 0 || std::ferror(stdout))
-        throw bench::Failure(std::string("the answer cannot be written (") + std::strerror(errno) + ")");
+        throw tools::Failure(std::string("the answer cannot be written (") + std::strerror(errno) + ")");
 }
 
 void print_times(const Reply& reply) {
@@ -58,11 +58,11 @@ void print_times(const Reply& reply) {
 
 int run(int argc, char** argv) {
     Options options = parse_options(argc, argv);
-    bench::install_signal_handlers();
-    const std::vector<bench::Cpu> cpus = bench::parse_cpu_mask(options.cpu_mask);
-    bench::set_affinity(cpus);
-    if (options.n_threads == 0) options.n_threads = bench::physical_cores(cpus);
-    bench::warn_of_threads("", options.n_threads, cpus);
+    tools::install_signal_handlers();
+    const std::vector<tools::Cpu> cpus = tools::parse_cpu_mask(options.cpu_mask);
+    tools::set_affinity(cpus);
+    if (options.n_threads == 0) options.n_threads = tools::physical_cores(cpus);
+    tools::warn_of_threads("", options.n_threads, cpus);
     catch_llama_log(options.verbose);
     check_memory(options);
     llama_backend_init();
@@ -73,7 +73,7 @@ int run(int argc, char** argv) {
     session.run();
     if (options.json) print_json(session.reply(), session.pictures());
     print_times(session.reply());
-    return bench::stop_signal() ? 128 + bench::stop_signal() : 0;
+    return tools::stop_signal() ? 128 + tools::stop_signal() : 0;
 }
 
 }  // namespace
@@ -85,11 +85,11 @@ int main(int argc, char** argv) {
     };
     try {
         return run(argc, argv);
-    } catch (const bench::UsageError& e) {
+    } catch (const tools::UsageError& e) {
         fail(e.what(), " (bluelm-run --help)");
         return 2;
-    } catch (const bench::Interrupted&) {
-        return 128 + bench::stop_signal();
+    } catch (const tools::Interrupted&) {
+        return 128 + tools::stop_signal();
     } catch (const std::bad_alloc&) {
         return fail("not enough memory");
     } catch (const std::exception& e) {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "common.h"
+#include "common/program.h"
 
-namespace bench {
+namespace tools {
 namespace {
 
 // 1, 2, 4 .. and the number of cores itself.
@@ -137,4 +137,4 @@ std::vector<Job> plan_jobs(const Options& o) {
     return jobs;
 }
 
-}  // namespace bench
+}  // namespace tools

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "common/system.h"
 #include "options.h"
-#include "system.h"
 
-namespace bench {
+namespace tools {
 
 // One combination of settings.
 struct Config {
@@ -38,6 +38,6 @@ struct Job {
 // stderr. Throws UsageError.
 std::vector<Job> plan_jobs(const Options& options);
 
-}  // namespace bench
+}  // namespace tools
 
 #endif  // BLUELM_BENCH_JOBS_H

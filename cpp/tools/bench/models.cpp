@@ -1,14 +1,13 @@
 #include "models.h"
 
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 
-#include "common.h"
+#include "common/mapped_pages.h"
+#include "common/program.h"
 #include "jobs.h"
-#include "mapped_pages.h"
 
-namespace bench {
+namespace tools {
 namespace {
 
 std::string last_complaint;
@@ -51,9 +50,7 @@ void catch_llama_log(bool verbose) {
 // ------------------------------------------------------------------------------------------------- LLM
 
 Llm::Llm(const std::string& path, const Config& c) : path_(path) {
-    std::FILE* file = std::fopen(path.c_str(), "rb");
-    if (!file) throw Failure(strf("%s: %s", path.c_str(), std::strerror(errno)));
-    std::fclose(file);
+    check(bluelm_llm_check(path.c_str()));
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = 0;
     params.use_extra_bufts = c.repack != 0;
@@ -135,4 +132,4 @@ std::string Vision::type() const {
     return strf("%s mmproj %s", info_.name[0] ? info_.name : "unnamed", info_.ftype);
 }
 
-}  // namespace bench
+}  // namespace tools

@@ -7,10 +7,10 @@
 #include <string>
 
 #include "bluelm.h"
-#include "cost.h"
+#include "common/cost.h"
 #include "llama.h"
 
-namespace bench {
+namespace tools {
 
 struct Config;
 
@@ -73,6 +73,6 @@ void register_llm_kernels(bool required);
 // Sends llama.cpp's log to stderr (verbose) or nowhere, and keeps its last complaint for messages.
 void catch_llama_log(bool verbose);
 
-}  // namespace bench
+}  // namespace tools
 
 #endif  // BLUELM_BENCH_MODELS_H

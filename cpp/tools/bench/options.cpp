@@ -8,9 +8,9 @@
 #include <map>
 
 #include "bluelm.h"
-#include "common.h"
+#include "common/program.h"
 
-namespace bench {
+namespace tools {
 namespace {
 
 const char* const kHelp = R"(usage: bluelm-bench [options]
@@ -319,4 +319,4 @@ Options parse_options(int argc, char** argv) {
     return o;
 }
 
-}  // namespace bench
+}  // namespace tools

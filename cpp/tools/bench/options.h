@@ -8,7 +8,7 @@
 
 #include "ggml.h"
 
-namespace bench {
+namespace tools {
 
 struct Size {
     int width = 0, height = 0;
@@ -50,6 +50,6 @@ struct Options {
 // Throws UsageError. --help and --version print to stdout and end the process.
 Options parse_options(int argc, char** argv);
 
-}  // namespace bench
+}  // namespace tools
 
 #endif  // BLUELM_BENCH_OPTIONS_H

@@ -14,7 +14,7 @@
 #endif
 #endif
 
-namespace bench {
+namespace tools {
 namespace {
 
 // Read at run time, so that no loop can be computed by the compiler; what loops leave goes to `sink`.
@@ -331,4 +331,4 @@ uint64_t sum_words(const uint64_t* words, int64_t n) {
     return total;
 }
 
-}  // namespace bench
+}  // namespace tools

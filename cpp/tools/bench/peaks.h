@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-namespace bench {
+namespace tools {
 
 struct PeakLoop {
     const char* name;      // "AVX-512 VNNI"
@@ -20,6 +20,6 @@ PeakLoop f32_loop();
 // The sum of n 64-bit words; n is a multiple of 64.
 uint64_t sum_words(const uint64_t* words, int64_t n);
 
-}  // namespace bench
+}  // namespace tools
 
 #endif  // BLUELM_BENCH_PEAKS_H

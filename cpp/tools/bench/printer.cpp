@@ -7,9 +7,9 @@
 #include <functional>
 
 #include "bluelm.h"
-#include "common.h"
+#include "common/program.h"
 
-namespace bench {
+namespace tools {
 
 void print(const std::string& text, std::FILE* to) {
     errno = 0;
@@ -265,4 +265,4 @@ std::unique_ptr<Printer> make_printer(Format format, const std::vector<Job>& job
     return std::make_unique<SavingPrinter>(std::move(printer), limits, json_path);
 }
 
-}  // namespace bench
+}  // namespace tools

@@ -8,7 +8,7 @@
 
 #include "record.h"
 
-namespace bench {
+namespace tools {
 
 class Printer {
 public:
@@ -26,6 +26,6 @@ std::unique_ptr<Printer> make_printer(Format format, const std::vector<Job>& job
 // Writes and flushes. Throws Failure if that does not work (a full disk, a closed pipe).
 void print(const std::string& text, std::FILE* to = stdout);
 
-}  // namespace bench
+}  // namespace tools
 
 #endif  // BLUELM_BENCH_PRINTER_H

@@ -4,9 +4,9 @@
 #include <ctime>
 
 #include "bluelm.h"
-#include "common.h"
+#include "common/program.h"
 
-namespace bench {
+namespace tools {
 namespace {
 
 std::string number(double value) { return std::isfinite(value) ? strf("%.6g", value) : "null"; }
@@ -200,4 +200,4 @@ std::string csv_row(const Record& record) {
     return text;
 }
 
-}  // namespace bench
+}  // namespace tools

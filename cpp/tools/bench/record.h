@@ -10,7 +10,7 @@
 #include "roofline.h"
 #include "runner.h"
 
-namespace bench {
+namespace tools {
 
 // The text of a JSON value: a string with quotes, a number, a list, true, or null.
 using Record = std::vector<std::pair<std::string, std::string>>;
@@ -29,6 +29,6 @@ std::optional<std::pair<double, const char*>> share_of_limit(const Result& resul
 // Last repetition against the first, in per cent: positive is slower. Nothing for one repetition.
 std::optional<double> drift_percent(const std::vector<double>& ms);
 
-}  // namespace bench
+}  // namespace tools
 
 #endif  // BLUELM_BENCH_RECORD_H

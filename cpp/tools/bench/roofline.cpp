@@ -6,12 +6,12 @@
 #include <thread>
 #include <vector>
 
-#include "common.h"
+#include "common/program.h"
+#include "common/system.h"
 #include "peaks.h"
 #include "synthetic.h"
-#include "system.h"
 
-namespace bench {
+namespace tools {
 namespace {
 
 // Seconds from the first thread's start to the last one's end; all start together.
@@ -127,4 +127,4 @@ std::string calculator_text(const Limits& l, const std::string& llm_path, ggml_t
     return text + "\n";
 }
 
-}  // namespace bench
+}  // namespace tools

@@ -7,7 +7,7 @@
 
 #include "options.h"
 
-namespace bench {
+namespace tools {
 
 // What the machine can do at most on some threads.
 struct Limits {
@@ -29,6 +29,6 @@ Limits measure_limits(int threads, std::optional<double> given_bandwidth_gbs);
 std::string calculator_text(const Limits& limits, const std::string& llm_path, ggml_type type_k,
                             ggml_type type_v);
 
-}  // namespace bench
+}  // namespace tools
 
 #endif  // BLUELM_BENCH_ROOFLINE_H

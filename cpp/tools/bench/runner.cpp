@@ -6,9 +6,9 @@
 #include <random>
 #include <thread>
 
-#include "common.h"
+#include "common/program.h"
 
-namespace bench {
+namespace tools {
 namespace {
 
 bool go_on(int32_t, int64_t, int64_t, void*) { return stop_signal() == 0; }
@@ -356,4 +356,4 @@ void Runner::measure_e2e(const Job& job, Result& r) {
     repeat(job, r, [&] { return run(true); });
 }
 
-}  // namespace bench
+}  // namespace tools

@@ -10,7 +10,7 @@
 #include "jobs.h"
 #include "models.h"
 
-namespace bench {
+namespace tools {
 
 // One measured part of a job, a value for each repetition.
 struct Part {
@@ -74,6 +74,6 @@ private:
     Config llm_config_, vision_config_;  // with which they were loaded
 };
 
-}  // namespace bench
+}  // namespace tools
 
 #endif  // BLUELM_BENCH_RUNNER_H

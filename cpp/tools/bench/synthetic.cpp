@@ -13,11 +13,11 @@
 #include <tuple>
 #include <vector>
 
-#include "common.h"
+#include "common/program.h"
+#include "common/system.h"
 #include "gguf.h"
-#include "system.h"
 
-namespace bench {
+namespace tools {
 namespace {
 
 // demo: the shape of the embedded demo model. 0.5b: Qwen2-0.5B's. 3b: a Llama of the paper's size, every
@@ -375,4 +375,4 @@ SyntheticFiles write_synthetic(const SyntheticShape& shape, const std::string& d
     return files;
 }
 
-}  // namespace bench
+}  // namespace tools

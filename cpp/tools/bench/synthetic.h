@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <string>
 
-#include "cost.h"
+#include "common/cost.h"
 #include "ggml.h"
 
-namespace bench {
+namespace tools {
 
 // Shapes of a pair of files. Without an output matrix of its own the LLM uses its embedding for both.
 struct SyntheticShape {
@@ -41,6 +41,6 @@ LlmCost llm_cost(const SyntheticShape& shape);
 // Throws Failure (no space, read-only), Interrupted.
 SyntheticFiles write_synthetic(const SyntheticShape& shape, const std::string& directory);
 
-}  // namespace bench
+}  // namespace tools
 
 #endif  // BLUELM_BENCH_SYNTHETIC_H

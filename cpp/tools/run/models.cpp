@@ -10,12 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "../bench/common.h"
-#include "../bench/cost.h"
-#include "../bench/mapped_pages.h"
-#include "../bench/system.h"
+#include "common/cost.h"
+#include "common/mapped_pages.h"
+#include "common/program.h"
+#include "common/system.h"
 
-using bench::Failure;
+using tools::Failure;
 
 namespace {
 
@@ -56,16 +56,16 @@ double file_bytes(const std::string& path) {
 
 void check(bluelm_status status) {
     if (status == BLUELM_OK) return;
-    if (status == BLUELM_ERR_CANCELLED) bench::check_stopped();
+    if (status == BLUELM_ERR_CANCELLED) tools::check_stopped();
     throw Failure(bluelm_last_error());
 }
 
 void check_memory(const Options& o) {
     if (!o.memory_check) return;
-    const bench::LlmCost cost = bench::llm_cost(o.model);
+    const tools::LlmCost cost = tools::llm_cost(o.model);
     int64_t n_ctx = o.n_ctx;
     if (n_ctx == 0) n_ctx = cost.n_ctx_train > 0 ? std::min<int64_t>(cost.n_ctx_train, kMostContext) : 0;
-    bench::check_memory("the files", file_bytes(o.model) + file_bytes(o.mmproj),
+    tools::check_memory("the files", file_bytes(o.model) + file_bytes(o.mmproj),
                         cost.kv_bytes(n_ctx, GGML_TYPE_F16, GGML_TYPE_F16));
 }
 
@@ -75,21 +75,17 @@ void catch_llama_log(bool verbose) {
 }
 
 Owned<llama_model> load_model(const Options& o) {
-    if (FILE* file = std::fopen(o.model.c_str(), "rb")) {
-        std::fclose(file);
-    } else {
-        throw Failure(o.model + ": cannot be read (" + std::strerror(errno) + ")");
-    }
+    check(bluelm_llm_check(o.model.c_str()));
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = 0;
-    bench::PageDropper dropper(o.model);
+    tools::PageDropper dropper(o.model);
     params.progress_callback_user_data = &dropper;
     params.progress_callback = [](float done, void* user_data) {
-        static_cast<bench::PageDropper*>(user_data)->report(done);
-        return bench::stop_signal() == 0;
+        static_cast<tools::PageDropper*>(user_data)->report(done);
+        return tools::stop_signal() == 0;
     };
     Owned<llama_model> model(llama_model_load_from_file(o.model.c_str(), params));
-    bench::check_stopped();
+    tools::check_stopped();
     if (!model) throw Failure(o.model + ": llama.cpp cannot load it (" + log_kept.reason() + ")");
     if (llama_model_has_encoder(model.get()) || !llama_model_has_decoder(model.get()))
         throw Failure(o.model + ": not a decoder-only language model");
@@ -127,7 +123,7 @@ Owned<llama_context> make_context(const Options& o, llama_model* model) {
     params.n_seq_max = 1;
     params.n_threads = params.n_threads_batch = o.n_threads;
     params.no_perf = true;
-    params.abort_callback = [](void*) { return bench::stop_signal() != 0; };
+    params.abort_callback = [](void*) { return tools::stop_signal() != 0; };
     Owned<llama_context> ctx(llama_init_from_model(model, params));
     if (!ctx) {
         throw Failure(o.model + ": no context of " + std::to_string(n_ctx) + " tokens (" + log_kept.reason() +

@@ -5,10 +5,10 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "../bench/common.h"
 #include "bluelm.h"
+#include "common/program.h"
 
-using bench::UsageError;
+using tools::UsageError;
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <memory>
 #include <utility>
 
-#include "../bench/common.h"
+#include "common/program.h"
 
 // Only what the Python side reads, too. Not TGA: any file might be one.
 #define STB_IMAGE_IMPLEMENTATION
@@ -29,7 +29,7 @@
 #pragma GCC diagnostic pop
 #endif
 
-using bench::Failure;
+using tools::Failure;
 
 namespace {
 

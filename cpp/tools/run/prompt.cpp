@@ -3,9 +3,9 @@
 #include <random>
 #include <utility>
 
-#include "../bench/common.h"
+#include "common/program.h"
 
-using bench::Failure;
+using tools::Failure;
 
 namespace {
 

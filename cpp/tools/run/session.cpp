@@ -9,12 +9,12 @@
 
 #include "text_stream.h"
 
-using bench::Failure;
-using bench::Stopwatch;
+using tools::Failure;
+using tools::Stopwatch;
 
 namespace {
 
-bool not_stopped(int32_t, int64_t, int64_t, void*) { return bench::stop_signal() == 0; }
+bool not_stopped(int32_t, int64_t, int64_t, void*) { return tools::stop_signal() == 0; }
 
 // As in zlib and PNG (polynomial 0xedb88320).
 uint32_t crc32(const std::vector<uint8_t>& bytes) {
@@ -83,7 +83,7 @@ void Session::run() {
         pictures.push_back(load_picture(path));
         encoded_.push_back(plan_picture(vision_.get(), pictures.back(), o_.json));
         reply_.image_tokens += encoded_.back().n_tokens;
-        bench::check_stopped();
+        tools::check_stopped();
     }
     const Prompt prompt = make_prompt();
     const int n_ctx = static_cast<int>(llama_n_ctx(ctx_.get()));
@@ -107,7 +107,7 @@ void Session::load() {
     const Stopwatch clock;
     model_ = load_model(o_);
     vision_ = load_vision(o_, model_.get());
-    bench::check_stopped();
+    tools::check_stopped();
     vocab_ = llama_model_get_vocab(model_.get());
     n_embd_ = llama_model_n_embd_inp(model_.get());
     ctx_ = make_context(o_, model_.get());
@@ -194,7 +194,7 @@ void Session::decode(const Prompt& prompt, int pos, int n_ctx, const Stopwatch& 
         const Stopwatch step;
         const bluelm_status status =
             bluelm_prefill_tokens(ctx_.get(), &params, &token, 1, pos++, true, not_stopped, nullptr, nullptr);
-        if (status == BLUELM_ERR_CANCELLED && bench::stop_signal()) {
+        if (status == BLUELM_ERR_CANCELLED && tools::stop_signal()) {
             reply_.finish_reason = "cancelled";
             break;
         }

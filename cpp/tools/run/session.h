@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "../bench/common.h"
 #include "bluelm.h"
+#include "common/program.h"
 #include "llama.h"
 #include "models.h"
 #include "options.h"
@@ -49,7 +49,7 @@ private:
     void encode(const std::vector<Picture>& pictures);
     Prompt make_prompt();
     void prefill(const Prompt& prompt);
-    void decode(const Prompt& prompt, int pos, int n_ctx, const bench::Stopwatch& total);
+    void decode(const Prompt& prompt, int pos, int n_ctx, const tools::Stopwatch& total);
 
     const Options& o_;
     Owned<llama_model> model_;  // freed last

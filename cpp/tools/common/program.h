@@ -1,6 +1,6 @@
-// What every file of bluelm-bench needs: its errors, printf into a string, and the end by a signal.
-#ifndef BLUELM_BENCH_COMMON_H
-#define BLUELM_BENCH_COMMON_H
+// What every file of the programs needs: their errors, printf into a string, and the end by a signal.
+#ifndef BLUELM_TOOLS_PROGRAM_H
+#define BLUELM_TOOLS_PROGRAM_H
 
 #include <chrono>
 #include <stdexcept>
@@ -12,7 +12,7 @@
 #define BENCH_PRINTF(format_index, first_arg)
 #endif
 
-namespace bench {
+namespace tools {
 
 // A command line that makes no sense: exit code 2.
 struct UsageError : std::runtime_error {
@@ -51,6 +51,6 @@ private:
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-}  // namespace bench
+}  // namespace tools
 
-#endif  // BLUELM_BENCH_COMMON_H
+#endif  // BLUELM_TOOLS_PROGRAM_H

@@ -1,4 +1,4 @@
-#include "mapped_pages.h"
+#include "common/mapped_pages.h"
 
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -9,7 +9,7 @@
 #include <cstdio>
 #include <fstream>
 
-namespace bench {
+namespace tools {
 
 void drop_mapped_pages(const std::string& path) {
 #if defined(__linux__)
@@ -46,4 +46,4 @@ void PageDropper::report(float done) {
     drop_mapped_pages(path_);
 }
 
-}  // namespace bench
+}  // namespace tools

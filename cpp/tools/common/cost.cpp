@@ -1,8 +1,8 @@
-#include "cost.h"
+#include "common/cost.h"
 
 #include <memory>
 
-namespace bench {
+namespace tools {
 namespace {
 
 // An unsigned 32-bit value of the model's architecture, or `otherwise` (absent, or a list with one value for
@@ -56,4 +56,4 @@ LlmCost llm_cost(const std::string& path) {
     return gguf ? llm_cost(gguf.get()) : LlmCost();
 }
 
-}  // namespace bench
+}  // namespace tools

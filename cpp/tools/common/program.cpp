@@ -1,4 +1,4 @@
-#include "common.h"
+#include "common/program.h"
 
 #include <unistd.h>
 
@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <vector>
 
-namespace bench {
+namespace tools {
 
 namespace {
 
@@ -85,4 +85,4 @@ void remove_at_end(const std::string& path) {
 
 void remove_now() { remove_paths(); }
 
-}  // namespace bench
+}  // namespace tools

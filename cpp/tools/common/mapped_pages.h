@@ -1,11 +1,11 @@
 // A mapped file's pages that were read and copied elsewhere: given back, so that weights are in memory once.
-#ifndef BLUELM_BENCH_MAPPED_PAGES_H
-#define BLUELM_BENCH_MAPPED_PAGES_H
+#ifndef BLUELM_TOOLS_MAPPED_PAGES_H
+#define BLUELM_TOOLS_MAPPED_PAGES_H
 
 #include <cstdint>
 #include <string>
 
-namespace bench {
+namespace tools {
 
 // Gives back the pages of the file's read-only mappings, as the Python package does while it loads a model
 // (docs/memory.md). What is still used comes back when it is touched. Linux and Android; elsewhere nothing.
@@ -22,6 +22,6 @@ private:
     double bytes_ = 0, dropped_at_ = 0;
 };
 
-}  // namespace bench
+}  // namespace tools
 
-#endif  // BLUELM_BENCH_MAPPED_PAGES_H
+#endif  // BLUELM_TOOLS_MAPPED_PAGES_H

@@ -1,4 +1,4 @@
-#include "system.h"
+#include "common/system.h"
 
 #include <dirent.h>
 #include <sched.h>
@@ -17,9 +17,9 @@
 #include <sstream>
 #include <thread>
 
-#include "common.h"
+#include "common/program.h"
 
-namespace bench {
+namespace tools {
 namespace {
 
 std::optional<std::string> first_line(const std::string& path) {
@@ -393,4 +393,4 @@ std::string temporary_directory() {
     return "/tmp";
 }
 
-}  // namespace bench
+}  // namespace tools

@@ -1,6 +1,6 @@
 // What a token costs in theory, by the shapes in a GGUF header alone.
-#ifndef BLUELM_BENCH_COST_H
-#define BLUELM_BENCH_COST_H
+#ifndef BLUELM_TOOLS_COST_H
+#define BLUELM_TOOLS_COST_H
 
 #include <cstdint>
 #include <string>
@@ -8,7 +8,7 @@
 #include "ggml.h"
 #include "gguf.h"
 
-namespace bench {
+namespace tools {
 
 struct LlmCost {
     uint64_t bytes_per_token =
@@ -27,6 +27,6 @@ LlmCost llm_cost(const gguf_context* gguf);
 // All zeros if the file cannot be read.
 LlmCost llm_cost(const std::string& path);
 
-}  // namespace bench
+}  // namespace tools
 
-#endif  // BLUELM_BENCH_COST_H
+#endif  // BLUELM_TOOLS_COST_H

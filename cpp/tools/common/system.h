@@ -1,14 +1,14 @@
 // What this machine says about itself. Whatever cannot be read (another system, a phone that locks sysfs) is
 // unknown, never an error.
-#ifndef BLUELM_BENCH_SYSTEM_H
-#define BLUELM_BENCH_SYSTEM_H
+#ifndef BLUELM_TOOLS_SYSTEM_H
+#define BLUELM_TOOLS_SYSTEM_H
 
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
-namespace bench {
+namespace tools {
 
 struct Cpu {
     int id = 0;
@@ -52,6 +52,6 @@ void reset_peak_rss();
 // Where temporary files go: $TMPDIR, else /tmp, else Android's /data/local/tmp.
 std::string temporary_directory();
 
-}  // namespace bench
+}  // namespace tools
 
-#endif  // BLUELM_BENCH_SYSTEM_H
+#endif  // BLUELM_TOOLS_SYSTEM_H
