@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 
 from ..errors import ModelFormatError, UnsupportedModelError
+from ..native import library as _native
 from .head import GgufHead, read_head
 
 
 def check_llm_file(path: str | os.PathLike[str]) -> GgufHead:
-    """Reads a file's head and makes sure that it is a complete language model.
+    """Reads a file's head and makes sure that it is a complete language model, and one that llama.cpp does
+    not end the process over (docs/reliability.md).
 
     Raises:
         ModelFileError: missing or unreadable.
-        ModelFormatError: not GGUF, damaged or truncated.
+        ModelFormatError: not GGUF, damaged or truncated, or with values that cannot be.
         UnsupportedModelError: a vision file (mmproj), or no model at all.
     """
     head = read_head(path)
@@ -27,6 +29,7 @@ def check_llm_file(path: str | os.PathLike[str]) -> GgufHead:
         raise UnsupportedModelError(f"{head.path}: a GGUF file of type {kind!r}, not a language model")
     if not head.architecture or not head.tensors:
         raise ModelFormatError(f"{head.path}: a GGUF file without a language model in it")
+    _native.check(_native.load().bluelm_llm_check(os.fsencode(head.path)))
     return head
 
 

@@ -199,6 +199,7 @@ _I64 = POINTER(c_int64)
 # name -> argument types; everything here returns a bluelm_status
 _FUNCTIONS: dict[str, list[Any]] = {
     "bluelm_llama_prepare": [],
+    "bluelm_llm_check": [c_char_p],
     "bluelm_llm_kernels_register": [],
     "bluelm_llm_kernels_enable": [c_bool],
     "bluelm_tiler_params_default": [POINTER(TilerParams)],

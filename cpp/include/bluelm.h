@@ -288,6 +288,15 @@ BLUELM_API bluelm_status bluelm_prefill_embd(struct llama_context* ctx, const bl
 BLUELM_API bluelm_status bluelm_decode(struct llama_context* ctx, int32_t token, int32_t pos, int32_t seq_id,
                                        bluelm_progress progress, void* user_data);
 
+// ------------------------------------------------------------------------------------- language model's file
+
+// Whether llama.cpp can be given this file: reads its head, and those of the other parts of a split model, and
+// finds what llama.cpp would end the process over (docs/reliability.md). To be called before llama.cpp loads a
+// file that is not one's own.
+// Errors: IO, FORMAT (damaged, truncated, or values that cannot be: all in one message), UNSUPPORTED (no
+// language model).
+BLUELM_API bluelm_status bluelm_llm_check(const char* path);
+
 // ------------------------------------------------------------------------------- kernels inside llama.cpp
 
 // Puts this library's matmul kernels into llama.cpp's CPU backend and turns them on: models that any user of

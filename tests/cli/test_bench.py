@@ -341,10 +341,8 @@ def test_bad_files(run_bench: Bench, files: Any, tmp_path: Path) -> None:
     few = ("-t", "1", "-r", "1")
     assert one_error(run_bench("-m", missing, "-p", "1", *few)) == f"{missing}: No such file or directory"
     assert one_error(run_bench("--mmproj", missing, *few)) == f"{missing}: No such file or directory"
-    assert one_error(run_bench("-m", broken, *few)).startswith(f"{broken}: llama.cpp cannot load it (")
-    assert one_error(run_bench("-m", files.mmproj, *few)).startswith(
-        f"{files.mmproj}: llama.cpp cannot load it ("
-    )
+    assert one_error(run_bench("-m", broken, *few)).startswith(f"{broken}: the GGUF file is truncated (")
+    assert one_error(run_bench("-m", files.mmproj, *few)).startswith(f"{files.mmproj}: architecture clip")
     assert one_error(run_bench("--mmproj", files.llm, *few)).startswith(f"{files.llm}: a language model")
     # Cache types that llama.cpp refuses, in its own words.
     text = one_error(run_bench("-m", files.llm, "-p", "1", "-ctv", "q8_0", "-fa", "off", *few))

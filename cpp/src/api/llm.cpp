@@ -1,4 +1,4 @@
-// The C API of the language model's kernels.
+// The C API of the language model: its file, and the kernels inside llama.cpp.
 #include <cstdlib>
 #include <cstring>
 
@@ -6,6 +6,7 @@
 #include "bluelm.h"
 #include "kernels/llm/matmul.h"
 #include "llama/buffer_type.h"
+#include "llama/llm_file.h"
 #include "llama/mul_mat.h"
 
 namespace {
@@ -20,6 +21,13 @@ void enable(bool is_on) {
 }
 
 }  // namespace
+
+bluelm_status bluelm_llm_check(const char* path) {
+    return bluelm::guard([path] {
+        bluelm::require(path != nullptr, "path is NULL");
+        bluelm::check_llm_file(path);
+    });
+}
 
 bluelm_status bluelm_llama_prepare(void) {
     const bluelm_status status = bluelm::guard([] { bluelm::install_buffer_type(); });
