@@ -290,11 +290,10 @@ BLUELM_API bluelm_status bluelm_decode(struct llama_context* ctx, int32_t token,
 
 // ------------------------------------------------------------------------------------- language model's file
 
-// Whether llama.cpp can be given this file: reads its head, and those of the other parts of a split model, and
-// finds what llama.cpp would end the process over (docs/reliability.md). To be called before llama.cpp loads a
-// file that is not one's own.
-// Errors: IO, FORMAT (damaged, truncated, or values that cannot be: all in one message), UNSUPPORTED (no
-// language model).
+// Whether llama.cpp can be given this file: reads its head, and those of the other parts of a split model,
+// and finds what llama.cpp would end the process over (docs/reliability.md). To be called before llama.cpp
+// loads a file that is not one's own. Errors: IO, FORMAT (damaged, truncated, or values that cannot be: all
+// in one message), UNSUPPORTED (no language model).
 BLUELM_API bluelm_status bluelm_llm_check(const char* path);
 
 // ------------------------------------------------------------------------------- kernels inside llama.cpp
@@ -303,15 +302,14 @@ BLUELM_API bluelm_status bluelm_llm_check(const char* path);
 // the same llama.cpp loads from now on keep their Q4_0, Q4_K, Q6_K and Q8_0 matrices in an order of our own
 // (instead of llama.cpp's repacked one), and compute with them. Matrices of models loaded before stay as they
 // are; attention has no weights, and all models compute it with our kernels from their next llama_decode on.
-// It also takes ggml's AMX kernels from every user of the same llama.cpp, since they crash with some compilers
-// (GCC bug 114098).
-// May be called again, which changes no list. The first call, of this or of the other two, changes lists of
-// ggml that its compute threads read: no other thread may load a model or compute with ggml meanwhile. Where
-// llama.cpp has loaded a model before, nothing is inserted. (The first call forks a child process that tries
-// that out.) The environment variable BLUELM_LLM_KERNELS=0 keeps the kernels off, and so does a CPU for which
-// there is nothing faster than llama.cpp's own; BLUELM_CPU_LEVEL chooses them at the first call.
-// Errors: UNSUPPORTED where this llama.cpp lets no kernels in, or where it loaded a model before;
-// INVALID_ARGUMENT for a BLUELM_CPU_LEVEL this CPU does not have. llama.cpp runs on as it is then.
+// It also takes ggml's AMX kernels from every user of the same llama.cpp, since they crash with some
+// compilers (GCC bug 114098). May be called again, which changes no list. The first call, of this or of the
+// other two, changes lists of ggml that its compute threads read: no other thread may load a model or compute
+// with ggml meanwhile. Where llama.cpp has loaded a model before, nothing is inserted. (The first call forks
+// a child process that tries that out.) The environment variable BLUELM_LLM_KERNELS=0 keeps the kernels off,
+// and so does a CPU for which there is nothing faster than llama.cpp's own; BLUELM_CPU_LEVEL chooses them at
+// the first call. Errors: UNSUPPORTED where this llama.cpp lets no kernels in, or where it loaded a model
+// before; INVALID_ARGUMENT for a BLUELM_CPU_LEVEL this CPU does not have. llama.cpp runs on as it is then.
 BLUELM_API bluelm_status bluelm_llm_kernels_register(void);
 // Turns them off, or on again: matmuls for models loaded from now on, since one that is loaded keeps its
 // matrices in the order they were loaded in and computes with the kernels for it; attention for all models,

@@ -1,8 +1,8 @@
 // The few private declarations of ggml that a CPU buffer type of our own needs, as they are in llama.cpp at
-// commit 0c1e570 (inside the llama-cpp-python that pyproject.toml pins): ggml/src/ggml-backend-impl.h, ggml/src/ggml-cpu/traits.h,
-// ggml/src/ggml-cpu/ggml-cpu-impl.h. llama/buffer_type.cpp compares what it can with the public API before it
-// relies on them. The functions are weak: where a build of ggml does not export them they are null, and there
-// is no fast path.
+// commit 0c1e570 (inside the llama-cpp-python that pyproject.toml pins): ggml/src/ggml-backend-impl.h,
+// ggml/src/ggml-cpu/traits.h, ggml/src/ggml-cpu/ggml-cpu-impl.h. llama/buffer_type.cpp compares what it can
+// with the public API before it relies on them. The functions are weak: where a build of ggml does not export
+// them they are null, and there is no fast path.
 #ifndef BLUELM_GGML_CPU_PRIVATE_H
 #define BLUELM_GGML_CPU_PRIVATE_H
 
