@@ -197,7 +197,6 @@ def main() -> None:
     parser.add_argument("--tiles", nargs="+", type=int, default=[4])
     parser.add_argument("--batch", nargs="+", type=int, default=[4])
     parser.add_argument("--pipeline", nargs="+", type=int, default=[0], choices=[0, 1])
-    parser.add_argument("--repack", nargs="+", type=int, default=[1], choices=[0, 1])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layers", type=int, default=27, help="fewer for a quick look")
     parser.add_argument(
@@ -227,14 +226,10 @@ def main() -> None:
             )
             for batch in args.batch:
                 for pipeline in args.pipeline:
-                    for repack in args.repack:
-                        vision = NativeVision(
-                            path, n_threads=args.threads, batch=batch, pipeline=pipeline, use_repack=repack
-                        )
-                        for n in args.tiles:
-                            name = f"ours {file_type}, {n} tiles, batch {batch}"
-                            name += ", pipeline" * pipeline + ", no repack" * (1 - repack)
-                            runs[name] = (n, lambda v=vision, n=n: v.encode_tiles(tiles[:n]))
+                    vision = NativeVision(path, n_threads=args.threads, batch=batch, pipeline=pipeline)
+                    for n in args.tiles:
+                        name = f"ours {file_type}, {n} tiles, batch {batch}" + ", pipeline" * pipeline
+                        runs[name] = (n, lambda v=vision, n=n: v.encode_tiles(tiles[:n]))
             os.unlink(path)
         if args.mtmd:
             vocabulary = write_vocabulary(Path(directory) / "vocabulary.gguf")

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 # Settings of a run: what tells two rows of the same test apart.
 SETTINGS = (
     "n_threads", "cpu_mask", "chunk", "n_batch", "n_ubatch", "tile_batch", "pipeline", "type_k", "type_v",
-    "flash_attn", "repack", "vision_weights", "activations", "llm_kernels",
+    "flash_attn", "vision_weights", "activations", "llm_kernels",
     "model_type", "mmproj_type", "cpu", "cpu_level", "build",
 )  # fmt: skip
 

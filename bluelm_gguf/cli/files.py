@@ -154,7 +154,8 @@ def tiles(
 ) -> None:
     """Shows which tiles a picture is cut into."""
     from .. import tiling
-    from ..pictures.vision import VisionEncoder, tiler_params
+    from ..gguf.kinds import check_mmproj_file
+    from ..pictures.planner import PicturePlanner
 
     if out is not None and out.suffix.lower() != ".png":
         raise typer.BadParameter("a name that ends in .png is needed", param_hint="-o")
@@ -170,13 +171,9 @@ def tiles(
     if compare:
         plans = tiling.compare(width, height, max_cols=cols, max_rows=rows)
     elif mmproj is not None:
-        params, per_tile, is_stitched = _file_tiler(mmproj)
-        limits = {"max_cols": max_cols, "max_rows": max_rows}
-        if is_stitched:  # the number of tokens depends on more than the tiles
-            with VisionEncoder(mmproj, use_repack=False) as encoder:
-                plans = (encoder.plan(width, height, tiler=limits),)
-        else:
-            plans = (tiling.plan_with(tiler_params(params, limits), width, height),)
+        planner = PicturePlanner(check_mmproj_file(mmproj).path)
+        per_tile = planner.info.tokens_per_tile
+        plans = (planner.plan(width, height, tiler={"max_cols": max_cols, "max_rows": max_rows}),)
     else:
         plans = (tiling.plan(width, height, max_cols=cols, max_rows=rows),)
     print(f"{target}: {width} x {height} pixels")
@@ -209,28 +206,6 @@ def _pixels(target: str, *, drawn: bool) -> Any:
     import numpy as np
 
     return np.full((height, width, 3), 0xD8, dtype=np.uint8)
-
-
-def _file_tiler(path: Path) -> tuple[Any, int, bool]:
-    """Tiler settings, tokens per tile and whether tiles are stitched, of an mmproj without its weights."""
-    from ..gguf.info import MmprojInfo, describe
-    from ..gguf.kinds import check_mmproj_file
-    from ..tiling import TilerParams
-
-    check_mmproj_file(path)
-    found = describe(path)
-    assert isinstance(found, MmprojInfo)
-    names = {"resize": "filter"}
-    values = {names.get(k, k): v for k, v in found.tiler.items() if v is not None}
-    values["grids"] = tuple(tuple(grid) for grid in found.tiler["grids"])
-    if "alpha" in values:
-        values["alpha"] = round(values["alpha"], 6)  # stored as a float
-    if "pad_rgb" in values:
-        values["pad_rgb"] = tuple(values["pad_rgb"])
-    if not values["grids"] or not found.image_size or not found.tokens_per_tile:
-        raise Failure(f"{path}: the file says nothing about tiles")
-    params = TilerParams(**values, tile=found.image_size)
-    return params, found.tokens_per_tile, found.assembly == "anyres"
 
 
 def _save_png(drawing: Any, out: Path) -> None:

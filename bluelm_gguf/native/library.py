@@ -113,7 +113,6 @@ class VisionParams(_Struct):
         ("n_threads", c_int32),
         ("batch", c_int32),
         ("pipeline", c_int32),
-        ("use_repack", c_int32),
         ("weights", c_int32),
         ("activations", c_int32),
     ]
@@ -139,7 +138,6 @@ class VisionInfo(_Struct):
         ("column_major", c_int32),
         ("n_params", c_int64),
         ("weight_bytes", c_int64),
-        ("repacked_tensors", c_int64),
         ("name", c_char * 128),
         ("ftype", c_char * 16),
     ]
@@ -174,7 +172,6 @@ class VisionProfile(_Struct):
         ("ffn_down_ms", c_double),
         ("projector_ms", c_double),
         ("pack_ms", c_double),
-        ("graph_ms", c_double),
         ("total_ms", c_double),
         ("multiply_adds", c_int64),
         ("n_tiles", c_int32),
@@ -207,6 +204,12 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "bluelm_tiler_plan": [POINTER(TilerParams), c_int32, c_int32, POINTER(TilePlan)],
     "bluelm_resize_rgb8": [_U8, c_int32, c_int32, _U8, c_int32, c_int32, c_int32],
     "bluelm_tiler_cut": [POINTER(TilerParams), POINTER(TilePlan), _U8, c_int32, c_int32, _U8, c_size_t],
+    "bluelm_mmproj_open": [c_char_p, POINTER(c_void_p)],
+    "bluelm_mmproj_get_info": [c_void_p, POINTER(VisionInfo)],
+    "bluelm_mmproj_get_tiler": [c_void_p, POINTER(TilerParams)],
+    "bluelm_mmproj_plan": [
+        c_void_p, POINTER(TilerParams), c_int32, c_int32, POINTER(TilePlan), POINTER(c_int64),
+    ],
     "bluelm_vision_params_default": [POINTER(VisionParams)],
     "bluelm_vision_init": [c_char_p, POINTER(VisionParams), POINTER(c_void_p)],
     "bluelm_vision_get_info": [c_void_p, POINTER(VisionInfo)],
@@ -280,6 +283,8 @@ def load() -> ctypes.CDLL:
     lib.bluelm_status_name.restype = c_char_p
     lib.bluelm_vision_free.argtypes = [c_void_p]
     lib.bluelm_vision_free.restype = None
+    lib.bluelm_mmproj_free.argtypes = [c_void_p]
+    lib.bluelm_mmproj_free.restype = None
     for name, argtypes in _FUNCTIONS.items():
         function = getattr(lib, name)
         function.argtypes = argtypes

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BluelmError, Cancelled, InvalidArgumentError
 from ..file_stamp import FileStamp, combine
@@ -18,6 +18,7 @@ from ..native.interrupt import DeferredInterrupt
 from ..native.machine import default_threads
 from ..progress import ProgressFn
 from .identity import file_sha256, picture_digest
+from .planner import PicturePlanner, TilerOverrides
 from .vision_weights import VisionWeights
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .cache import EmbeddingCache
-    from .tiling import TilePlan, TilerParams
-
-TilerOverrides: TypeAlias = "Mapping[str, Any] | TilerParams | None"
-"""Departures from a file's tiler by name (see `tiler_params`), or all parameters, or None."""
+    from .tiling import TilePlan
 
 
 @dataclass(frozen=True)
@@ -86,27 +84,6 @@ class PreparedImage:
     """As the encoded picture will have them."""
 
 
-@dataclass(frozen=True)
-class VisionInfo:
-    """What the mmproj holds."""
-
-    name: str
-    ftype: str
-    image_size: int
-    patch_size: int
-    n_embd: int
-    n_layer: int
-    n_head: int
-    n_ff: int
-    n_ff_unpadded: int
-    downsample: int
-    tokens_per_tile: int
-    n_embd_out: int
-    n_params: int
-    weight_bytes: int
-    repacked_tensors: int
-
-
 class VisionEncoder:
     """The vision tower, downsampler and projector of one mmproj file.
 
@@ -117,10 +94,9 @@ class VisionEncoder:
         n_threads: None: the physical cores this process may use.
         batch: Tiles per run of the encoder, 1..17 (paper section 3.3: 4).
         pipeline: Whether the patch embedding of the next batch overlaps the encoder's blocks for this one.
-        free_weights: Whether the weights leave memory after each picture: streamed where this CPU can, else
-            read as a whole again for the next.
+        free_weights: Whether the weights are streamed, and what little of them is in memory leaves it after
+            each picture.
         cache: Where encoded pictures are looked for, and kept.
-        use_repack: Whether the library's own kernels run, with weights rearranged for this CPU; else ggml's.
         weights: "resident" (in memory) or "streamed": left in the file, each block read and rearranged when
             its turn comes, for up to 8 tiles together. That saves nearly all of the weights' memory and costs
             the reading in every encode.
@@ -138,7 +114,6 @@ class VisionEncoder:
         n_threads: int | None = None,
         batch: int = 4,
         pipeline: bool = False,
-        use_repack: bool = True,
         weights: str = "resident",
         activations: str = "auto",
         head: GgufHead | None = None,
@@ -160,42 +135,27 @@ class VisionEncoder:
         params.n_threads = n_threads or default_threads()
         params.batch = batch
         params.pipeline = int(pipeline)
-        params.use_repack = int(use_repack)
         params.weights = _choice("weights", weights, _native.WEIGHTS)
         params.activations = _choice("activations", activations, _native.ACTIVATIONS)
-        if free_weights and use_repack:
+        if free_weights:
             params.weights = _native.WEIGHTS["streamed"]
         self._weights = VisionWeights(self.path, params, free=free_weights)
+        # Each of these rounds in its own way; threads, batches and streaming change no bit.
+        self._arithmetic = f"activations {params.activations}, {_native.cpu_level()}"
+        self._planner = PicturePlanner(self.path)
+        self.info = self._planner.info
+        self.tiler = self._planner.tiler
+        """What the file asks for."""
         with self._weights.use() as handle:
-            self.info = self._read_info(handle)
-            kernels = _native.cpu_level() if self.info.repacked_tensors else "ggml"
-            # Each of these rounds in its own way; threads, batches and streaming change no bit.
-            self._arithmetic = f"activations {params.activations}, {kernels}"
-            self.tiler = self._read_tiler(handle)
-            """What the file asks for."""
             prefix, suffix = _native.c_char_p(), _native.c_char_p()
             _native.check(
                 self._lib.bluelm_vision_get_prompt(handle, _native.byref(prefix), _native.byref(suffix))
             )
             self.prompt: tuple[str, str] = (_text(prefix.value), _text(suffix.value))
             """Texts before and after a picture's tokens."""
-        self._counts_itself = head.metadata.get("bluelm.assembly.method", "concat") != "concat"
         image_token = head.metadata.get("bluelm.prompt.image_token")
         self.image_token = image_token if isinstance(image_token, str) else ""
         """What the chat template writes where a picture belongs; empty: pictures go before the text."""
-
-    def _read_info(self, handle: Any) -> VisionInfo:
-        raw = _native.VisionInfo()
-        _native.check(self._lib.bluelm_vision_get_info(handle, _native.byref(raw)))
-        values = {name: getattr(raw, name) for name in VisionInfo.__dataclass_fields__}
-        return VisionInfo(**{**values, "name": _text(values["name"]), "ftype": _text(values["ftype"])})
-
-    def _read_tiler(self, handle: Any) -> TilerParams:
-        from .tiling import TilerParams
-
-        raw = _native.TilerParams()
-        _native.check(self._lib.bluelm_vision_get_tiler(handle, _native.byref(raw)))
-        return TilerParams.from_native(raw)
 
     @property
     def is_loaded(self) -> bool:
@@ -241,27 +201,8 @@ class VisionEncoder:
         Raises:
             InvalidArgumentError: an unknown or impossible tiler setting, or sizes outside 1..20000.
         """
-        from .tiling import plan_with
-
-        weights = self._open_weights()
-        plan = plan_with(tiler_params(self.tiler, tiler), width, height)
-        if plan.params.tile != self.info.image_size:
-            raise InvalidArgumentError(
-                f"tiles of {plan.params.tile} pixels, the encoder takes {self.info.image_size}"
-            )
-        if not self._counts_itself:
-            return plan
-        n_out = _native.c_int64(0)
-        params = _native.byref(plan.params.to_native())
-        with weights.use() as handle:
-            status = self._lib.bluelm_vision_encode(
-                handle, params, None, width, height, _native.PROGRESS(), None, None, 0,
-                _native.byref(n_out), None,
-            )  # fmt: skip
-            _native.check(status)
-        if n_out.value == plan.n_tokens(self.info.tokens_per_tile):
-            return plan
-        return dataclasses.replace(plan, image_tokens=n_out.value)
+        self._open_weights()
+        return self._planner.plan(width, height, tiler=tiler)
 
     def prepare(self, image: Any, *, tiler: TilerOverrides = None) -> PreparedImage:
         """Reads a picture and plans its tiles, without encoding it.
@@ -413,43 +354,6 @@ def _choice(name: str, value: str, choices: Mapping[str, int]) -> int:
     if value not in choices:
         raise InvalidArgumentError(f"{name} is {value!r}, not one of {', '.join(choices)}")
     return choices[value]
-
-
-def tiler_params(base: TilerParams, overrides: TilerOverrides) -> TilerParams:
-    """A file's tiler with departures.
-
-    Args:
-        base: What the file asks for.
-        overrides: By name: any field of `tiling.TilerParams` (`method`, `alpha`, `thumbnail`, `fit`, ...);
-            and `max_cols`, `max_rows` and `max_tiles`, which keep those of the file's grids that are no
-            larger. A TilerParams replaces the file's altogether.
-
-    Raises:
-        InvalidArgumentError: an unknown name, or no grid left.
-    """
-    from .tiling import TilerParams
-
-    if overrides is None:
-        return base
-    if isinstance(overrides, TilerParams):
-        return overrides
-    if not isinstance(overrides, Mapping):
-        raise InvalidArgumentError(
-            f"tiler: a mapping or TilerParams is needed, not {type(overrides).__name__}"
-        )
-    fields = {f.name for f in dataclasses.fields(TilerParams)}
-    limits = ("max_cols", "max_rows", "max_tiles")
-    unknown = sorted(set(overrides) - fields - set(limits))
-    if unknown:
-        raise InvalidArgumentError(
-            f"tiler: unknown setting {unknown[0]!r}; there are {', '.join(sorted({*fields, *limits}))}"
-        )
-    cols, rows, tiles = (overrides.get(name) or 2**31 for name in limits)
-    params = dataclasses.replace(base, **{k: v for k, v in overrides.items() if k in fields})
-    grids = tuple((c, r) for c, r in params.grids if c <= cols and r <= rows and c * r <= tiles)
-    if not grids:
-        raise InvalidArgumentError(f"tiler: none of the file's grids is within {dict(overrides)}")
-    return dataclasses.replace(params, grids=grids)
 
 
 def _text(raw: bytes | None) -> str:

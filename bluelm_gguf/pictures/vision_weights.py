@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import InvalidArgumentError, ModelFileError, UnsupportedModelError
+from ..errors import InvalidArgumentError, ModelFileError
 from ..file_stamp import FileStamp
 from ..native import library as _native
 from ..native.interrupt import DeferredInterrupt
@@ -34,6 +34,7 @@ class VisionWeights:
         self._handle: Any = None
         self._n_users = 0
         self._is_closed = False
+        self._is_unwanted = False  # unload() was called while somebody used the weights
         self._stamp = FileStamp.of(path)
 
     @property
@@ -67,12 +68,13 @@ class VisionWeights:
         finally:
             with self._lock:
                 self._n_users -= 1
-                if self._free or self._is_closed:
+                if self._free or self._is_closed or self._is_unwanted:
                     self._drop()
 
     def unload(self) -> None:
         """Frees the weights as soon as nobody uses them; they come back on demand."""
         with self._lock:
+            self._is_unwanted = True
             self._drop()
 
     def close(self) -> None:
@@ -85,22 +87,14 @@ class VisionWeights:
         if self._handle is not None and self._n_users == 0:
             self._lib.bluelm_vision_free(self._handle)
             self._handle = None
+        if self._handle is None:
+            self._is_unwanted = False
 
     def _load(self) -> None:
         if FileStamp.of(self.path) != self._stamp:
             raise ModelFileError(
                 f"{self.path}: the file has changed since it was loaded: load the model again"
             )
-        try:
-            self._init()
-        except UnsupportedModelError:
-            # Only this library's own kernels can stream, and not every CPU has some.
-            if self._params.weights == _native.WEIGHTS["resident"]:
-                raise
-            self._params.weights = _native.WEIGHTS["resident"]
-            self._init()
-
-    def _init(self) -> None:
         handle = _native.c_void_p()
         with DeferredInterrupt():
             status = self._lib.bluelm_vision_init(

@@ -145,7 +145,7 @@ typedef struct bluelm_vision bluelm_vision;
 enum {
     BLUELM_WEIGHTS_RESIDENT = 0,  // in memory, arranged for this CPU's kernels when the file is loaded
     BLUELM_WEIGHTS_STREAMED = 1,  // in the file: each block is read and arranged when its turn comes, once
-                                  // for all tiles of a batch, and dropped after it; own kernels only
+                                  // for all tiles of a batch, and dropped after it
 };
 // What activations are rounded to in front of the blocks' matmuls.
 enum {
@@ -159,7 +159,6 @@ typedef struct bluelm_vision_params {
     int32_t n_threads;    // <= 0: the number of physical cores
     int32_t batch;        // tiles per ViT run, 1..17 (paper section 3.3: 4)
     int32_t pipeline;     // 1: patch embedding of the next batch overlaps the ViT of this one
-    int32_t use_repack;   // 1: own kernels, with rearranged weights; 0: plain ggml, the reference
     int32_t weights;      // BLUELM_WEIGHTS_*
     int32_t activations;  // BLUELM_ACTIVATIONS_*
 } bluelm_vision_params;
@@ -174,8 +173,7 @@ typedef struct bluelm_vision_info {
     int32_t n_embd_out;       // the LLM's n_embd
     int32_t has_post_ln, has_input_norm, column_major;
     int64_t n_params;
-    int64_t weight_bytes;      // as stored in the file
-    int64_t repacked_tensors;  // tensors rearranged for faster kernels
+    int64_t weight_bytes;  // as stored in the file
     char name[128];
     char ftype[16];
 } bluelm_vision_info;
@@ -203,11 +201,27 @@ typedef struct bluelm_vision_profile {
     double ffn_down_ms;
     double projector_ms;    // last norm, downsampler, projector
     double pack_ms;         // reading and arranging weights (STREAMED)
-    double graph_ms;        // blocks and projector as one ggml graph (use_repack = 0)
     double total_ms;        // wall time of the call
     int64_t multiply_adds;  // in matmuls and attention, padding not counted
     int32_t n_tiles, n_batches, n_threads;
 } bluelm_vision_profile;
+
+// The head of an mmproj GGUF (docs/mmproj.md): what the file says, without its weights.
+typedef struct bluelm_mmproj bluelm_mmproj;
+
+// Errors: IO, FORMAT, UNSUPPORTED (an LLM given as mmproj, another projector), OUT_OF_MEMORY.
+BLUELM_API bluelm_status bluelm_mmproj_open(const char* path, bluelm_mmproj** out);
+BLUELM_API void bluelm_mmproj_free(bluelm_mmproj* mmproj);
+BLUELM_API bluelm_status bluelm_mmproj_get_info(const bluelm_mmproj* mmproj, bluelm_vision_info* out);
+// The tiler that the file asks for.
+BLUELM_API bluelm_status bluelm_mmproj_get_tiler(const bluelm_mmproj* mmproj, bluelm_tiler_params* out);
+// Pure geometry: the tiles of a picture of width x height, and the tokens that bluelm_vision_encode makes of
+// it. tiler NULL: the file's own. plan_out and n_tokens_out may be NULL. Errors: INVALID_ARGUMENT for sizes
+// outside 1..20000, params out of range, a tile that is not the encoder's, and a picture so thin that
+// cropping leaves nothing of it.
+BLUELM_API bluelm_status bluelm_mmproj_plan(const bluelm_mmproj* mmproj, const bluelm_tiler_params* tiler,
+                                            int32_t width, int32_t height, bluelm_tile_plan* plan_out,
+                                            int64_t* n_tokens_out);
 
 BLUELM_API bluelm_status bluelm_vision_params_default(bluelm_vision_params* out);
 // Reads an mmproj GGUF (docs/mmproj.md). Every missing or misshapen tensor is listed in one message.

@@ -296,11 +296,12 @@ def test_tiles_as_a_file_asks_for(program, files) -> None:
 
 
 def test_tiles_settings_are_those_that_the_encoder_uses(files) -> None:
-    from bluelm_gguf.cli.files import _file_tiler
+    from bluelm_gguf.pictures.planner import PicturePlanner
     from bluelm_gguf.pictures.vision import VisionEncoder
 
+    planner = PicturePlanner(files.mmproj)
     with VisionEncoder(files.mmproj) as encoder:
-        assert _file_tiler(files.mmproj) == (encoder.tiler, encoder.info.tokens_per_tile, False)
+        assert (planner.tiler, planner.info) == (encoder.tiler, encoder.info)
 
 
 def test_doctor(program) -> None:

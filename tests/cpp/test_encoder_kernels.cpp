@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "base/aligned_memory.h"
+#include "base/error.h"
+#include "base/team.h"
 #include "check.h"
 #include "guarded.h"
 #include "kernels/cpu_level.h"
@@ -256,6 +258,35 @@ void test_weight_rows(CpuLevel level) {
             static_cast<long long>(n));
 }
 
+// What only a defect of the library could break is an error, not memory overwritten.
+template <class Body>
+bool fails_check(Body&& body) {
+    try {
+        body();
+    } catch (const Error& e) {
+        return e.status == BLUELM_ERR_INTERNAL && std::strstr(e.what(), "does not hold") != nullptr;
+    }
+    return false;
+}
+
+void test_checks() {
+    MatmulKernel wide = *matmul_kernel(MatmulType::kBf16, CpuLevel::kGeneric);
+    wide.columns = kMaxMatmulColumns + 8;
+    std::vector<uint16_t> panel(static_cast<size_t>(wide.columns) * 8), rows(panel.size());
+    CHECK(fails_check(
+        [&] { pack_panel_transposed(wide, MatmulType::kBf16, rows.data(), 2, 8, 2, 2, panel.data()); }));
+    wide.columns = 16;
+    CHECK(fails_check([&] {  // more outputs than a panel has
+        pack_panel_transposed(wide, MatmulType::kBf16, rows.data(), 2, 17, 2, 2, panel.data());
+    }));
+    CHECK(fails_check([&] { pack_panel(wide, MatmulType::kBf16, rows.data(), 4, 17, 2, panel.data()); }));
+    wide.rows = 65;  // queries in a block
+    CHECK(fails_check([&] { Attention(MatmulType::kBf16, wide, row_ops(CpuLevel::kGeneric), 10, 8); }));
+    Team::WorkList work(3);
+    CHECK(work[2].take(1) == 0);
+    CHECK(fails_check([&] { work[3].take(1); }));
+}
+
 void test_memory() {
     for (const size_t bytes : {size_t(0), size_t(1), size_t(1000), size_t(2) << 20, (size_t(5) << 20) + 3}) {
         for (const bool mapped : {false, true}) {
@@ -435,6 +466,7 @@ void test_attention(MatmulType type, CpuLevel level, bool spoilt) {
 
 int main() {
     test_memory();
+    test_checks();
     for (const CpuLevel level : cpu_levels()) {
         for (const MatmulType type : {MatmulType::kInt8, MatmulType::kBf16, MatmulType::kF32}) {
             for (int i = 0; i < 25; ++i) test_matmul(type, level, i % 5 == 0);

@@ -16,19 +16,6 @@
 namespace bluelm {
 
 namespace {
-thread_local std::string last_error;
-}
-
-bluelm_status set_last_error(bluelm_status status, const char* message) noexcept {
-    try {
-        last_error = message;
-    } catch (...) {
-        last_error.clear();  // no memory even for the message: the status alone must do
-    }
-    return status;
-}
-
-namespace {
 std::string describe_build() {
     std::string features;
     const auto add = [&features](int present, const char* name) {
@@ -63,7 +50,7 @@ const char* bluelm_cpu_level(void) {
     return name;
 }
 
-const char* bluelm_last_error(void) { return bluelm::last_error.c_str(); }
+const char* bluelm_last_error(void) { return bluelm::last_error(); }
 
 const char* bluelm_status_name(bluelm_status status) {
     switch (status) {

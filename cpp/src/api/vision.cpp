@@ -1,14 +1,17 @@
-// The C API of the vision encoder: argument checks, nothing else.
+// The C API of an mmproj's head and of the vision encoder: argument checks, nothing else.
 #include "encoder/vision.h"
 
 #include <string>
-#include <vector>
 
 #include "base/error.h"
+#include "base/progress.h"
 #include "bluelm.h"
-#include "picture/assembly.h"
-#include "picture/tiler.h"
+#include "mmproj/picture_plan.h"
 
+struct bluelm_mmproj {
+    bluelm::VisionConfig config;
+    bluelm_vision_info info;
+};
 struct bluelm_vision {
     bluelm::Vision vision;
 };
@@ -26,21 +29,54 @@ void require_room(size_t have, size_t want) {
     }
 }
 
-size_t tile_bytes(const bluelm::VisionConfig& c) {
-    return size_t(3) * static_cast<size_t>(c.image_size) * static_cast<size_t>(c.image_size);
-}
-
-size_t output_floats(const bluelm::VisionConfig& c, int n_tiles) {
-    return static_cast<size_t>(n_tiles) * static_cast<size_t>(c.tokens_per_tile()) *
-           static_cast<size_t>(c.n_embd_out);
-}
-
 }  // namespace
+
+bluelm_status bluelm_mmproj_open(const char* path, bluelm_mmproj** out) {
+    return bluelm::guard([&] {
+        require(path != nullptr, "path is NULL");
+        require(out != nullptr, "out is NULL");
+        *out = nullptr;
+        const bluelm::WeightFile file(path);
+        bluelm::MmprojHeader header(file);
+        const bluelm::VisionConfig config = bluelm::read_config(header);
+        *out =
+            new bluelm_mmproj{config, bluelm::vision_info(config, header.n_params(), header.tensor_bytes())};
+    });
+}
+
+void bluelm_mmproj_free(bluelm_mmproj* mmproj) { delete mmproj; }
+
+bluelm_status bluelm_mmproj_get_info(const bluelm_mmproj* mmproj, bluelm_vision_info* out) {
+    return bluelm::guard([&] {
+        require(mmproj != nullptr, "mmproj is NULL");
+        require(out != nullptr, "out is NULL");
+        *out = mmproj->info;
+    });
+}
+
+bluelm_status bluelm_mmproj_get_tiler(const bluelm_mmproj* mmproj, bluelm_tiler_params* out) {
+    return bluelm::guard([&] {
+        require(mmproj != nullptr, "mmproj is NULL");
+        require(out != nullptr, "out is NULL");
+        *out = mmproj->config.tiler;
+    });
+}
+
+bluelm_status bluelm_mmproj_plan(const bluelm_mmproj* mmproj, const bluelm_tiler_params* tiler, int32_t width,
+                                 int32_t height, bluelm_tile_plan* plan_out, int64_t* n_tokens_out) {
+    return bluelm::guard([&] {
+        require(mmproj != nullptr, "mmproj is NULL");
+        if (tiler) require_struct(tiler, "tiler");
+        const bluelm::PicturePlan plan = bluelm::plan_picture(mmproj->config, tiler, width, height);
+        if (plan_out) *plan_out = plan.tiles;
+        if (n_tokens_out) *n_tokens_out = plan.assembly.n_tokens;
+    });
+}
 
 bluelm_status bluelm_vision_params_default(bluelm_vision_params* out) {
     return bluelm::guard([&] {
         require(out != nullptr, "out is NULL");
-        *out = {sizeof(bluelm_vision_params), 0, 4, 0, 1, BLUELM_WEIGHTS_RESIDENT, BLUELM_ACTIVATIONS_AUTO};
+        *out = {sizeof(bluelm_vision_params), 0, 4, 0, BLUELM_WEIGHTS_RESIDENT, BLUELM_ACTIVATIONS_AUTO};
     });
 }
 
@@ -93,39 +129,19 @@ bluelm_status bluelm_vision_encode(bluelm_vision* vision, const bluelm_tiler_par
                                    int64_t* n_tokens_out, bluelm_vision_timings* timings) {
     return bluelm::guard([&] {
         require(vision != nullptr, "vision is NULL");
+        if (tiler) require_struct(tiler, "tiler");
         const bluelm::VisionConfig& c = vision->vision.config();
-        if (tiler) {
-            require_struct(tiler, "tiler");
-            if (tiler->tile != c.image_size) {
-                throw bluelm::Error(
-                    BLUELM_ERR_INVALID_ARGUMENT,
-                    format("tiles of %d pixels, the encoder takes %d", tiler->tile, c.image_size));
-            }
-        }
-        const bluelm_tiler_params& params = tiler ? *tiler : c.tiler;
-        const bluelm_tile_plan plan = bluelm::plan_tiles(params, width, height);
-        const bluelm::Assembly assembly = bluelm::plan_assembly(c.assembly, plan);
-        require(assembly.n_tokens > 0, "cropping leaves nothing of a picture this thin: ask for a thumbnail");
-        if (n_tokens_out) *n_tokens_out = assembly.n_tokens;
+        const bluelm::PicturePlan plan = bluelm::plan_picture(c, tiler, width, height);
+        const int64_t n_tokens = plan.assembly.n_tokens;
+        if (n_tokens_out) *n_tokens_out = n_tokens;
         if (!out) {
             require(n_tokens_out != nullptr, "out and n_tokens_out are NULL");
             return;
         }
         require(rgb != nullptr, "rgb is NULL");
-        require_room(out_floats, static_cast<size_t>(assembly.n_tokens) * static_cast<size_t>(c.n_embd_out));
-        std::vector<float> features(c.assembly.anyres ? output_floats(c, plan.n_tiles) : 0);
-        bluelm::TileCutter cutter(params, plan, rgb);
-        std::vector<uint8_t> views;
-        const auto cut = [&](int first, int count) {
-            views.resize(static_cast<size_t>(count) * tile_bytes(c));
-            cutter.cut(first, count, views.data());
-            return static_cast<const uint8_t*>(views.data());
-        };
-        bluelm::Progress reporter(progress, user_data, plan.n_tiles);
-        if (!c.assembly.anyres) return vision->vision.encode(cut, plan.n_tiles, reporter, out, timings);
-        vision->vision.encode(cut, plan.n_tiles, reporter, features.data(), timings);
-        const float* newline = static_cast<const float*>(vision->vision.weights().image_newline->data);
-        bluelm::assemble(assembly, features.data(), newline, c.n_embd_out, out);
+        require_room(out_floats, static_cast<size_t>(n_tokens) * static_cast<size_t>(c.n_embd_out));
+        bluelm::Progress reporter(progress, user_data, BLUELM_STAGE_ENCODE, plan.tiles.n_tiles);
+        vision->vision.encode_picture(plan, rgb, reporter, out, timings);
     });
 }
 
@@ -137,9 +153,9 @@ bluelm_status bluelm_vision_encode_tiles(bluelm_vision* vision, const uint8_t* t
         require(n_tiles >= 0, "n_tiles is negative");
         require((tiles != nullptr && out != nullptr) || n_tiles == 0, "tiles or out is NULL");
         const bluelm::VisionConfig& c = vision->vision.config();
-        require_room(out_floats, output_floats(c, n_tiles));
-        const auto cut = [&](int first, int) { return tiles + static_cast<size_t>(first) * tile_bytes(c); };
-        bluelm::Progress reporter(progress, user_data, n_tiles);
+        require_room(out_floats, c.output_floats(n_tiles));
+        const auto cut = [&](int first, int) { return tiles + static_cast<size_t>(first) * c.tile_bytes(); };
+        bluelm::Progress reporter(progress, user_data, BLUELM_STAGE_ENCODE, n_tiles);
         vision->vision.encode(cut, n_tiles, reporter, out, timings);
     });
 }

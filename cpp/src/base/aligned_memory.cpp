@@ -1,13 +1,11 @@
 #include "base/aligned_memory.h"
 
+#include <sys/mman.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
-
-#if !defined(_WIN32)
-#include <sys/mman.h>
-#endif
 
 namespace bluelm {
 namespace {
@@ -30,20 +28,13 @@ AlignedMemory::AlignedMemory(size_t bytes) : bytes_(bytes) {
     if (bytes == 0) return;
     const size_t alignment = bytes >= kLargePage ? kLargePage : 64;
     bytes = rounded(bytes, alignment);
-#if defined(_WIN32)
-    data_.reset(static_cast<char*>(_aligned_malloc(bytes, alignment)));
-#else
     data_.reset(static_cast<char*>(std::aligned_alloc(alignment, bytes)));
-#endif
     if (!data_) throw std::bad_alloc();
     use_large_pages(data_.get(), bytes);
     std::memset(data_.get(), 0, bytes);
 }
 
 AlignedMemory AlignedMemory::mapped(size_t bytes) {
-#if defined(_WIN32)
-    return AlignedMemory(bytes);
-#else
     if (bytes < kLargePage) return AlignedMemory(bytes);
     const size_t room = rounded(bytes, kLargePage) + kLargePage;
     void* all = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -60,19 +51,14 @@ AlignedMemory AlignedMemory::mapped(size_t bytes) {
     memory.data_ = std::unique_ptr<char, FreeMemory>(first, FreeMemory{static_cast<size_t>(last - first)});
     use_large_pages(first, static_cast<size_t>(last - first));
     return memory;
-#endif
 }
 
 void FreeMemory::operator()(char* p) const {
-#if defined(_WIN32)
-    _aligned_free(p);
-#else
     if (mapped > 0) {
         munmap(p, mapped);
     } else {
         std::free(p);
     }
-#endif
 }
 
 }  // namespace bluelm

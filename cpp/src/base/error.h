@@ -11,12 +11,6 @@
 
 #include "bluelm.h"
 
-#if defined(__GNUC__)
-#define BLUELM_PRINTF(format_index, first_arg) __attribute__((format(printf, format_index, first_arg)))
-#else
-#define BLUELM_PRINTF(format_index, first_arg)
-#endif
-
 namespace bluelm {
 
 class Error : public std::runtime_error {
@@ -26,10 +20,12 @@ public:
 };
 
 // printf into a std::string.
-std::string format(const char* fmt, ...) BLUELM_PRINTF(1, 2);
+std::string format(const char* fmt, ...) __attribute__((format(printf, 1, 2)));
 
 // Keeps `message` as this thread's last error; returns `status`.
 bluelm_status set_last_error(bluelm_status status, const char* message) noexcept;
+// That message; empty before the first one. Valid until this thread's next error.
+const char* last_error() noexcept;
 
 // Runs `body` (returning nothing) and maps whatever it throws to a status.
 template <class Body>

@@ -11,6 +11,9 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <vector>
+
+#include "base/check.h"
 
 namespace bluelm {
 
@@ -39,6 +42,19 @@ public:
 
     private:
         std::atomic<int64_t> next_{0};
+    };
+
+    // The pieces of work of a run, one after the other: every thread goes through them in the same order.
+    class WorkList {
+    public:
+        explicit WorkList(size_t n) : work_(n) {}
+        Work& operator[](size_t index) {
+            BLUELM_CHECK(index < work_.size());
+            return work_[index];
+        }
+
+    private:
+        std::vector<Work> work_;
     };
 
 private:

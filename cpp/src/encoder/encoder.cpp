@@ -5,24 +5,16 @@
 #include "encoder/encoder_run.h"
 
 namespace bluelm {
-namespace {
-
-const float* floats(const ggml_tensor* t) { return static_cast<const float*>(t->data); }
-
-}  // namespace
-
 // SiglipVisionEmbeddings: the convolution as a matmul over patches, added to the positions.
 void Encoder::embed(const uint8_t* tiles, int n_tiles, int n_threads, float* tokens) const {
     const int64_t n_patches = config_.n_patches(), d = config_.n_embd;
-    const size_t tile_bytes =
-        3 * static_cast<size_t>(config_.image_size) * static_cast<size_t>(config_.image_size);
     constexpr int64_t kRows = 128;  // 128 x 588 floats and a panel fit a second-level cache
     const RowBlocks blocks(n_tiles * n_patches, kRows, n_threads);
     Team::Work work;
     Team::run(n_threads, [&](Team& team, int) {
         AlignedMemory memory(rows_bytes(patch_, blocks.in_block)), sums(sums_bytes(patch_));
         AlignedMemory patch(static_cast<size_t>(config_.patch_values()) * sizeof(float));
-        const Rows rows = {memory.data(), static_cast<size_t>(patch_.k()) * sizeof(float)};
+        const MatmulRows rows = {memory.data(), static_cast<size_t>(patch_.k()) * sizeof(float)};
         if (patch_.kernel().enter) patch_.kernel().enter();
         for (int64_t block; (block = work.take(blocks.n_blocks)) >= 0;) {
             const int64_t first = blocks.first(block), n = blocks.count(block);
@@ -30,8 +22,8 @@ void Encoder::embed(const uint8_t* tiles, int n_tiles, int n_threads, float* tok
             for (int64_t r = 0; r < n; ++r) {
                 const int64_t tile = (first + r) / n_patches, index = (first + r) % n_patches;
                 auto* values = reinterpret_cast<float*>(patch.data());
-                pixels_.patch(tiles + static_cast<size_t>(tile) * tile_bytes, static_cast<int>(index),
-                              values);
+                pixels_.patch(tiles + static_cast<size_t>(tile) * config_.tile_bytes(),
+                              static_cast<int>(index), values);
                 put_row(patch_, ops_, values, rows, r);
                 std::copy_n(floats(weights_.position) + index * d, d, x + r * d);
             }
@@ -47,12 +39,12 @@ void Encoder::embed(const uint8_t* tiles, int n_tiles, int n_threads, float* tok
 }
 
 // LayerNorm 1 -> Q, K, V.
-bool Encoder::Thread::front(size_t layer, int64_t first, int64_t n) {
+bool Encoder::Thread::norm_and_qkv(size_t layer, int64_t first, int64_t n) {
     const VisionConfig& c = e_.config_;
     const Block& block = *e_.blocks_[layer];
     const int64_t d = c.n_embd;
     start(EncoderStage::kNorm);
-    const Rows rows = rows_in(input_, block.qkv);
+    const MatmulRows rows = rows_in(input_, block.qkv);
     for (int64_t r = 0; r < n; ++r) {
         e_.ops_.layer_norm(run_.tokens + (first + r) * d, block.norms.ln1_w.data(), block.norms.ln1_b.data(),
                            c.layer_norm_eps, d, row_);
@@ -101,7 +93,7 @@ bool Encoder::Thread::attention() {
 }
 
 // Output matmul, + x; LayerNorm 2, FFN, + x.
-bool Encoder::Thread::back(size_t layer, int64_t first, int64_t n) {
+bool Encoder::Thread::out_and_ffn(size_t layer, int64_t first, int64_t n) {
     const VisionConfig& c = e_.config_;
     const Block& block = *e_.blocks_[layer];
     const int64_t d = c.n_embd, f = c.n_ff;
@@ -114,7 +106,7 @@ bool Encoder::Thread::back(size_t layer, int64_t first, int64_t n) {
     };
 
     start(EncoderStage::kNorm);
-    Rows rows = rows_in(input_, block.out);
+    MatmulRows rows = rows_in(input_, block.out);
     for (int64_t r = 0; r < n; ++r)
         put_wide_row(block.out, run_.attended.data() + static_cast<size_t>(first + r) * d_bytes, rows, r);
     start(EncoderStage::kAttnOut);
@@ -165,13 +157,13 @@ bool Encoder::Thread::blocks() {
         const bool streamed = e_.groups_[layer].streamed;
         if (layer == 0 || streamed) {
             if (!load_group(layer)) return false;
-            if (!each_block_of_rows([&](int64_t first, int64_t n) { return front(layer, first, n); }))
+            if (!each_block_of_rows([&](int64_t first, int64_t n) { return norm_and_qkv(layer, first, n); }))
                 return false;
         }
         if (!team_.barrier() || !attention() || !team_.barrier()) return false;
         const bool go_on = layer + 1 < n_layers && !e_.groups_[layer + 1].streamed;
         if (!each_block_of_rows([&](int64_t first, int64_t n) {
-                return back(layer, first, n) && (!go_on || front(layer + 1, first, n));
+                return out_and_ffn(layer, first, n) && (!go_on || norm_and_qkv(layer + 1, first, n));
             })) {
             return false;
         }
@@ -184,7 +176,7 @@ bool Encoder::Thread::project(int64_t first, int64_t n) {
     const VisionConfig& c = e_.config_;
     const size_t group = e_.projector_group();
     const int64_t width = c.n_merged(), hidden = c.n_hidden;
-    Rows rows = rows_in(input_, e_.mm0_);
+    MatmulRows rows = rows_in(input_, e_.mm0_);
     for (int64_t r = 0; r < n; ++r) {
         e_.merged_row(run_.tokens, first + r, row_);
         const float* row = row_;

@@ -1,18 +1,19 @@
-// The network with our own kernels: what siglip.h and projector.h say as a ggml graph, run here by a team of
-// threads over blocks of rows.
+// The vision network, SiglipVisionModel of transformers (models/siglip/modeling_siglip.py) with BlueLM-V's
+// downsampler and projector (paper section 3.3, VILA's `mlp_downsample` block; docs/bluelm-v-layout.md), run
+// by a team of threads over blocks of rows.
 //
 // Rows (tokens) are independent everywhere but in attention, so a thread takes a block of some 400 rows
 // through everything between two attentions while its activations stay in the second-level cache:
 //
-//   embedding           patches of a tile x kernel, + positions
+//   embed               patches of a tile x kernel, + positions
 //   ->
-//   front of block i    LayerNorm -> quantise -> Q, K, V
+//   norm_and_qkv        LayerNorm -> quantise -> Q, K, V
 //   (all threads meet)
 //   attention           one head of one tile at a time
 //   (all threads meet)
-//   back of block i     quantise -> output matmul, + x -> LayerNorm -> quantise -> FFN up, GELU -> quantise
-//   ->
-//                       FFN down, + x; then at once the front of block i + 1 for the same rows
+//   out_and_ffn         quantise -> output matmul, + x -> LayerNorm -> quantise -> FFN up, GELU -> quantise
+//   -> FFN down,
+//                       + x; then at once norm_and_qkv of the next block for the same rows
 //
 // Results do not depend on the number of threads or tiles in a batch: every row is computed in the same order
 // wherever it lies.
@@ -21,7 +22,8 @@
 //   encoder_run.*     what the threads of a run share, and what each has for itself
 //   encoder_load.cpp  which arithmetic, and the weights arranged for it
 //
-// Shapes in comments are those of SigLIP-so400m/14-384 and a batch of B tiles, as in siglip.h.
+// Shapes in comments are those of SigLIP-so400m/14-384 and a batch of B tiles: rows first, as torch writes
+// them.
 #ifndef BLUELM_ENCODER_H
 #define BLUELM_ENCODER_H
 
@@ -52,7 +54,7 @@ struct EncoderOptions {
 
 class Encoder {
 public:
-    // `weights` (loaded with kInFile) must outlive it. Throws Error IO, std::bad_alloc.
+    // `weights` must outlive it. Throws Error IO, std::bad_alloc.
     Encoder(const VisionWeights& weights, const EncoderOptions& options);
     ~Encoder();
 
@@ -68,8 +70,10 @@ public:
 
     // post_layernorm of one token; a copy where the model has none.
     void post_norm(const float* token, float* out) const;
-    // Row `index` of the downsampled tokens [B * 196, 4608] from tokens [B * 729, 1152]: see build_merge.
-    // What post_norm gives is merged.
+    // Row `index` of the downsampled tokens [B * 196, 4608] from post_norm of tokens [B * 729, 1152].
+    // downsample 2: a zero row below and a zero column at the right make 28 x 28; each 2 x 2 block is
+    // concatenated as top-left, top-right, bottom-left, bottom-right. Tokens leave in row-major or
+    // column-major order, which is all that downsample 1 may change.
     void merged_row(const float* tokens, int64_t index, float* out) const;
 
 private:

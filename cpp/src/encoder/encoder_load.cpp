@@ -44,7 +44,7 @@ const MatmulKernel& kernel_for(MatmulType type, CpuLevel level) {
 Encoder::Encoder(const VisionWeights& weights, const EncoderOptions& options)
     : weights_(weights),
       config_(weights.config),
-      pixels_(config_),
+      pixels_(config_.image_size, config_.patch_size, config_.image_mean, config_.image_std),
       ops_(row_ops(options.level)),
       type_(blocks_type(weights, options)),
       wide_(wide_type(type_, options)),
@@ -110,7 +110,7 @@ Encoder::Group Encoder::make_group(std::vector<const PackedLinear*> linears, boo
 }
 
 void Encoder::pack_resident(int n_threads) {
-    std::vector<Team::Work> work(groups_.size() * 4);
+    Team::WorkList work(groups_.size() * 4);  // up to four matrices in each
     Team::run(n_threads, [&](Team& team, int) {
         for (size_t g = 0; g < groups_.size(); ++g) {
             const Group& group = groups_[g];

@@ -3,14 +3,12 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "encoder/vision.h"
+#include "base/progress.h"
 
 namespace bluelm {
 namespace {
 
 constexpr int64_t kMaxRows = 384;  // rows in a block: 384 x 1152 bytes and a panel fit a second-level cache
-
-size_t aligned(size_t n) { return (n + 63) / 64 * 64; }
 
 }  // namespace
 
@@ -31,7 +29,8 @@ Encoder::Run::Run(const Encoder& e, float* tokens_, int n_tiles_, int n_layers_,
       merged(int64_t(n_tiles) * e.config_.tokens_per_tile(), kMaxRows, n_threads),
       wide_bytes(matmul_element_bytes(e.wide_)),
       streamed(e.streamed_bytes_),
-      work(static_cast<size_t>(n_layers) * 7 + 4) {
+      // A layer: four matrices to pack, rows, attention, rows. The projector: two matrices, rows.
+      work(static_cast<size_t>(n_layers) * 7 + 3) {
     const size_t row = static_cast<size_t>(e.config_.n_embd) * wide_bytes;
     qkv = AlignedMemory(static_cast<size_t>(rows.n_rows) * 3 * row);
     attended = AlignedMemory(static_cast<size_t>(rows.n_rows) * row);
@@ -56,7 +55,7 @@ Encoder::Thread::Thread(const Encoder& e, Run& run, Team& team, int index)
     size_t bytes = 0;
     const auto place = [&bytes](size_t part) {
         const size_t at = bytes;
-        bytes += aligned(part);
+        bytes += whole_lines(part);
         return at;
     };
     const size_t at[] = {place(input), place(wide_input), place(gelu),
@@ -85,14 +84,14 @@ Encoder::Thread::~Thread() {
 bool Encoder::Thread::stopping() {
     if (index_ == 0 && run_.progress && run_.progress->due()) {
         if (e_.kernel_.leave) e_.kernel_.leave();
-        const bool stop = run_.progress->poll();
+        const bool go_on = run_.progress->poll();
         if (e_.kernel_.enter) e_.kernel_.enter();
-        if (stop) team_.stop();
+        if (!go_on) team_.stop();
     }
     return team_.stopped();
 }
 
-void Encoder::Thread::put_wide_row(const PackedLinear& linear, const char* from, const Rows& rows,
+void Encoder::Thread::put_wide_row(const PackedLinear& linear, const char* from, const MatmulRows& rows,
                                    int64_t r) const {
     if (e_.wide_ == MatmulType::kBf16) {
         put_row(linear, e_.ops_, reinterpret_cast<const uint16_t*>(from), rows, r);

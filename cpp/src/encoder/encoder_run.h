@@ -36,7 +36,7 @@ struct Encoder::Run {
     AlignedMemory qkv;       // [B * 729, 3 * 1152], wide type
     AlignedMemory attended;  // [B * 729, 1152], wide type
     AlignedMemory streamed;  // the streamed group in use
-    std::vector<Team::Work> work;
+    Team::WorkList work;
 };
 
 class Encoder::Thread {
@@ -52,8 +52,8 @@ private:
     bool projector();
 
     // The parts of a block, for rows first..first+n-1.
-    bool front(size_t layer, int64_t first, int64_t n);
-    bool back(size_t layer, int64_t first, int64_t n);
+    bool norm_and_qkv(size_t layer, int64_t first, int64_t n);
+    bool out_and_ffn(size_t layer, int64_t first, int64_t n);
     bool attention();
     bool project(int64_t first, int64_t n);
 
@@ -66,16 +66,17 @@ private:
 
     // rows x weights, each block of sums handed to end(sums, first row, first output). False: stop.
     template <class End>
-    bool multiply(const PackedLinear& linear, const char* memory, const Rows& rows, int64_t n, End&& end) {
+    bool multiply(const PackedLinear& linear, const char* memory, const MatmulRows& rows, int64_t n,
+                  End&& end) {
         return multiply_rows(
             linear, memory, rows, n, sums_, [this] { return stopping(); }, std::forward<End>(end));
     }
-    Rows rows_in(char* memory, const PackedLinear& linear) const {
+    MatmulRows rows_in(char* memory, const PackedLinear& linear) const {
         return {memory, static_cast<size_t>(linear.k()) * matmul_element_bytes(linear.type()), scale_,
                 nullptr};
     }
     // Row r for `linear` from a row of the wide type.
-    void put_wide_row(const PackedLinear& linear, const char* from, const Rows& rows, int64_t r) const;
+    void put_wide_row(const PackedLinear& linear, const char* from, const MatmulRows& rows, int64_t r) const;
     const RowOps::Epilogues& epilogues(const PackedLinear& linear) const {
         return linear.type() == MatmulType::kInt8 ? e_.ops_.of_int32 : e_.ops_.of_float;
     }

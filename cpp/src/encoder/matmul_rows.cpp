@@ -22,7 +22,8 @@ size_t sums_bytes(const PackedLinear& linear) {
     return sizeof(float) * static_cast<size_t>(linear.kernel().rows * linear.kernel().columns);
 }
 
-void put_row(const PackedLinear& linear, const RowOps& ops, const float* from, const Rows& rows, int64_t r) {
+void put_row(const PackedLinear& linear, const RowOps& ops, const float* from, const MatmulRows& rows,
+             int64_t r) {
     const int64_t n = linear.n_in(), k = linear.k();
     const uint8_t flip = linear.kernel().x_flip;
     char* to = rows.data + static_cast<size_t>(r) * rows.stride;
@@ -37,7 +38,7 @@ void put_row(const PackedLinear& linear, const RowOps& ops, const float* from, c
     }
 }
 
-void put_row(const PackedLinear& linear, const RowOps& ops, const uint16_t* from, const Rows& rows,
+void put_row(const PackedLinear& linear, const RowOps& ops, const uint16_t* from, const MatmulRows& rows,
              int64_t r) {
     const int64_t n = linear.n_in(), k = linear.k();
     const uint8_t flip = linear.kernel().x_flip;

@@ -13,7 +13,7 @@
 namespace bluelm {
 
 // Rows as a matmul reads them: of a layer's type, padded with zeros to its k.
-struct Rows {
+struct MatmulRows {
     char* data = nullptr;
     size_t stride = 0;        // bytes
     float* scale = nullptr;   // int8 only
@@ -26,15 +26,16 @@ size_t rows_bytes(const PackedLinear& linear, int64_t n);
 size_t sums_bytes(const PackedLinear& linear);
 
 // Row r for `linear` from n_in() floats.
-void put_row(const PackedLinear& linear, const RowOps& ops, const float* from, const Rows& rows, int64_t r);
+void put_row(const PackedLinear& linear, const RowOps& ops, const float* from, const MatmulRows& rows,
+             int64_t r);
 // The same from bf16, for layers of int8 or bf16.
-void put_row(const PackedLinear& linear, const RowOps& ops, const uint16_t* from, const Rows& rows,
+void put_row(const PackedLinear& linear, const RowOps& ops, const uint16_t* from, const MatmulRows& rows,
              int64_t r);
 
 // n rows x the weights in `memory`. Each block of sums is handed to end(sums, first row, first output) while
 // it lies in the first-level cache, at sums_memory. False: stopping(), asked after every panel, was true.
 template <class Stopping, class End>
-bool multiply_rows(const PackedLinear& linear, const char* memory, const Rows& rows, int64_t n,
+bool multiply_rows(const PackedLinear& linear, const char* memory, const MatmulRows& rows, int64_t n,
                    char* sums_memory, Stopping&& stopping, End&& end) {
     const MatmulKernel& kernel = linear.kernel();
     const bool quantised = linear.type() == MatmulType::kInt8;

@@ -7,12 +7,6 @@
 #include "encoder/stored_rows.h"
 
 namespace bluelm {
-namespace {
-
-const float* floats(const ggml_tensor* t) { return static_cast<const float*>(t->data); }
-
-}  // namespace
-
 PackedLinear::PackedLinear(MatmulType type, const MatmulKernel& kernel, std::vector<Part> parts,
                            const float* column_factor, const std::vector<int32_t>* copies)
     : type_(type),

@@ -9,8 +9,6 @@
 namespace bluelm {
 namespace {
 
-const float* floats(const ggml_tensor* t) { return static_cast<const float*>(t->data); }
-
 // Raises maxima [n_in] to the largest magnitude in each column of a matrix. With a norm it also returns how
 // far each output reaches, |mean| + deviations * deviation, if the inputs are that LayerNorm's: mean and
 // deviation from its weight and bias, taken as independent.

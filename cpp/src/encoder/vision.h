@@ -1,79 +1,28 @@
-// The vision handle: weights, compute backends, batching and the two-stage pipeline.
+// The vision handle: weights, batching and the two-stage pipeline.
 //
 // Encoding N tiles runs ceil(N / batch) times through two stages (paper section 3.3):
 //   1. cut the views, normalise, patch embedding;
 //   2. transformer blocks, downsampler, projector.
 // With the pipeline on, stage 1 of the next batch runs on a thread of its own while stage 2 works on this
-// one. Both ways run the same graphs on the same data, so the result is the same.
+// one. Both ways compute the same.
 #ifndef BLUELM_VISION_H
 #define BLUELM_VISION_H
 
-#include <chrono>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
+#include "base/progress.h"
 #include "bluelm.h"
 #include "encoder/encoder.h"
-#include "ggml-alloc.h"
-#include "ggml-backend.h"
+#include "mmproj/picture_plan.h"
 #include "mmproj/vision_weights.h"
 
 namespace bluelm {
 
 constexpr int kMaxBatch = 17;      // 16 tiles and the thumbnail in one run
 constexpr int kStreamedBatch = 8;  // most tiles in one run over streamed weights
-
-// A progress callback that may also be asked between graph nodes, so that cancelling does not wait for a
-// batch.
-class Progress {
-public:
-    Progress(bluelm_progress callback, void* user_data, int64_t total)
-        : callback_(callback), user_data_(user_data), total_(total) {}
-
-    // Reports `done` tiles; throws Error(CANCELLED) if the caller wants to stop.
-    void report(int64_t done);
-    // Asks again with the last `done` if 50 ms have passed. True: stop.
-    bool poll();
-    // Whether poll() would ask.
-    bool due() const { return callback_ && !cancelled_ && Clock::now() - asked_ >= kPatience; }
-    bool cancelled() const { return cancelled_; }
-
-private:
-    using Clock = std::chrono::steady_clock;
-    static constexpr std::chrono::milliseconds kPatience{50};
-    bool ask();
-
-    bluelm_progress callback_;
-    void* user_data_;
-    int64_t total_;
-    int64_t done_ = 0;
-    bool cancelled_ = false;
-    Clock::time_point asked_ = Clock::now();
-};
-
-// One CPU backend with the memory for one graph at a time.
-class GraphRunner {
-public:
-    GraphRunner();
-    ~GraphRunner();
-    GraphRunner(const GraphRunner&) = delete;
-    GraphRunner& operator=(const GraphRunner&) = delete;
-
-    using Build = std::function<ggml_tensor*(ggml_context*, ggml_tensor* input)>;
-
-    // Builds the graph of one input [n_rows, n_columns] (F32), runs it and copies its output (F32) to `out`,
-    // which holds as many floats as the output has. max_nodes bounds the graph. `progress` may be NULL.
-    void run(const Build& build, int max_nodes, const float* input, int64_t n_rows, int64_t n_columns,
-             int n_threads, Progress* progress, float* out);
-
-private:
-    ggml_backend_t backend_ = nullptr;
-    ggml_gallocr_t allocator_ = nullptr;
-    std::vector<uint8_t> graph_memory_;
-};
 
 class Vision {
 public:
@@ -92,6 +41,10 @@ public:
     // out: [n_tiles * tokens_per_tile, n_embd_out].
     void encode(const Cut& cut, int n_tiles, Progress& progress, float* out, bluelm_vision_timings* timings);
 
+    // A picture [height, width, 3] cut as `plan` says; out: [plan.assembly.n_tokens, n_embd_out].
+    void encode_picture(const PicturePlan& plan, const uint8_t* rgb, Progress& progress, float* out,
+                        bluelm_vision_timings* timings);
+
     // Floats that dump_stage writes; throws INVALID_ARGUMENT for a stage that is not there.
     size_t stage_floats(const std::string& stage, int n_tiles) const;
     void dump_stage(const uint8_t* tiles, int n_tiles, const std::string& stage, float* out);
@@ -103,21 +56,12 @@ private:
         double cut_ms = 0, patch_ms = 0;
     };
     Embedded embed(const Cut& cut, int first, int n, int n_threads);
-    void run_back(float* tokens, int n, int n_layers, Progress* progress, float* out,
-                  bluelm_vision_profile* profile);
     // "merged" or "post_ln" from the blocks' tokens.
-    void dump_last(bool merged, const float* tokens, int64_t n_tokens, float* out);
-    int max_nodes() const { return 64 + 32 * config().n_layer; }
+    void dump_last(bool merged, const float* tokens, int64_t n_tokens, float* out) const;
 
     bluelm_vision_params params_;
     VisionWeights weights_;
-    std::unique_ptr<Encoder> encoder_;
-    // With use_repack = 0 instead: the network as ggml graphs (siglip.h), the plain reference. A runner for
-    // each stage, since both may be at work.
-    struct Reference {
-        GraphRunner front, back;
-    };
-    std::unique_ptr<Reference> reference_;
+    Encoder encoder_;
     bluelm_vision_profile profile_ = {};
 };
 

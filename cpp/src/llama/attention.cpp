@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/round_up.h"
 #include "kernels/llm/attention.h"
 
 namespace bluelm {
@@ -64,10 +65,8 @@ Split split(const LlmAttention& a, int64_t n_threads) {
     return s;
 }
 
-size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 size_t scratch_of(const LlmAttention& a, const Split& s) {
-    return aligned(s.kernel->scratch(a, {0, s.heads, 0, s.lanes}));
+    return whole_lines(s.kernel->scratch(a, {0, s.heads, 0, s.lanes}));
 }
 
 }  // namespace
@@ -102,7 +101,7 @@ void llm_attention(const ggml_compute_params& params, ggml_tensor* op) {
     if (params.ith == 0) ggml_threadpool_chunk_set(params.threadpool, params.nth);
     ggml_barrier(params.threadpool);
     const auto address = reinterpret_cast<uintptr_t>(params.wdata);
-    uint8_t* scratch = static_cast<uint8_t*>(params.wdata) + (aligned(address) - address) +
+    uint8_t* scratch = static_cast<uint8_t*>(params.wdata) + (whole_lines(address) - address) +
                        static_cast<size_t>(params.ith) * scratch_of(a, s);
     for (int64_t i = params.ith; i < s.n_beside * s.n_behind;
          i = ggml_threadpool_chunk_add(params.threadpool, 1)) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <new>
 
+#include "base/round_up.h"
 #include "kernels/llm/matmul.h"
 
 namespace bluelm {
@@ -29,8 +30,6 @@ struct Shape {
     }
     bool is_gemm() const { return kernels().gemm && n_rows >= kernels().gemm->from_rows; }
 };
-
-size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Chunks of work for the threads of a pool. Each has a run of consecutive ones, so that it reads consecutive
 // memory; when they are done it takes from the others' runs.
@@ -102,8 +101,8 @@ void gemm(const ggml_compute_params& params, const Shape& s, const StridedRows& 
     Chunks chunks(params, runs, (s.n_panels + width - 1) / width);
     ggml_barrier(params.threadpool);
 
-    uint8_t* scratch = work + aligned(kernels().gemm->x_bytes(s.type, s.n_rows, s.n_in)) +
-                       static_cast<size_t>(ith) * aligned(kernels().gemm->scratch_bytes(s.type, s.n_in));
+    uint8_t* scratch = work + whole_lines(kernels().gemm->x_bytes(s.type, s.n_rows, s.n_in)) +
+                       static_cast<size_t>(ith) * whole_lines(kernels().gemm->scratch_bytes(s.type, s.n_in));
     chunks.each([&](int64_t c) {
         kernels().gemm->multiply({s.type, s.n_in, s.n_out, s.n_rows, work,
                                   static_cast<const uint8_t*>(weights->data), c * width,
@@ -133,8 +132,8 @@ size_t llm_matmul_work_size(int n_threads, const ggml_tensor* op) {
     const size_t alignment = 64;  // ggml's work memory has none in particular
     const size_t runs = alignment + Chunks::bytes(n_threads);
     if (!s.is_gemm()) return runs + static_cast<size_t>(s.n_rows) * llm_q8_row_bytes(s.n_in);
-    return runs + aligned(kernels().gemm->x_bytes(s.type, s.n_rows, s.n_in)) +
-           static_cast<size_t>(n_threads) * aligned(kernels().gemm->scratch_bytes(s.type, s.n_in));
+    return runs + whole_lines(kernels().gemm->x_bytes(s.type, s.n_rows, s.n_in)) +
+           static_cast<size_t>(n_threads) * whole_lines(kernels().gemm->scratch_bytes(s.type, s.n_in));
 }
 
 void llm_matmul(const ggml_compute_params& params, ggml_tensor* op) {
@@ -143,7 +142,7 @@ void llm_matmul(const ggml_compute_params& params, ggml_tensor* op) {
     const StridedRows rows = {
         static_cast<const char*>(x->data), x->ne[1], x->ne[2], x->nb[1], x->nb[2], x->nb[3]};
     const auto address = reinterpret_cast<uintptr_t>(params.wdata);
-    uint8_t* runs = static_cast<uint8_t*>(params.wdata) + (aligned(address) - address);
+    uint8_t* runs = static_cast<uint8_t*>(params.wdata) + (whole_lines(address) - address);
     uint8_t* work = runs + Chunks::bytes(params.nth);
     auto* out = static_cast<float*>(op->data);
     if (s.is_gemm())

@@ -1,10 +1,11 @@
 #include "llama/prefill.h"
 
 #include <algorithm>
-#include <chrono>
+#include <optional>
 #include <vector>
 
 #include "base/error.h"
+#include "base/progress.h"
 #include "llama.h"
 
 namespace bluelm {
@@ -63,43 +64,19 @@ void check(llama_context* ctx, const bluelm_prefill_params& params, const Prefil
     }
 }
 
-// The caller's progress callback: asked between chunks and, through llama.cpp's abort callback, between the
-// nodes of a chunk's graph every 50 ms or so, since a chunk of a large model takes seconds.
-class Progress {
+// Asks the caller between the nodes of a chunk's graph, too: a chunk of a large model takes seconds.
+class AbortCallback {
 public:
-    Progress(llama_context* ctx, bluelm_progress callback, void* user_data, int64_t total)
-        : ctx_(ctx), callback_(callback), user_data_(user_data), total_(total) {
-        if (callback_) llama_set_abort_callback(ctx_, &Progress::poll, this);
+    AbortCallback(llama_context* ctx, Progress& progress) : ctx_(ctx) {
+        llama_set_abort_callback(
+            ctx, [](void* data) { return !static_cast<Progress*>(data)->poll(); }, &progress);
     }
-    ~Progress() {
-        if (callback_) llama_set_abort_callback(ctx_, nullptr, nullptr);
-    }
-    Progress(const Progress&) = delete;
-    Progress& operator=(const Progress&) = delete;
-
-    // False: stop. Once the caller has said so, it is not asked again.
-    bool go_on(int64_t done) {
-        done_ = done;
-        asked_ = Clock::now();
-        if (callback_ && !stopped_) stopped_ = !callback_(BLUELM_STAGE_PREFILL, done_, total_, user_data_);
-        return !stopped_;
-    }
+    ~AbortCallback() { llama_set_abort_callback(ctx_, nullptr, nullptr); }
+    AbortCallback(const AbortCallback&) = delete;
+    AbortCallback& operator=(const AbortCallback&) = delete;
 
 private:
-    using Clock = std::chrono::steady_clock;
-
-    static bool poll(void* data) {
-        Progress* self = static_cast<Progress*>(data);
-        if (Clock::now() - self->asked_ < std::chrono::milliseconds(50)) return self->stopped_;
-        return !self->go_on(self->done_);
-    }
-
     llama_context* ctx_;
-    bluelm_progress callback_;
-    void* user_data_;
-    int64_t total_, done_ = 0;
-    Clock::time_point asked_;
-    bool stopped_ = false;
 };
 
 }  // namespace
@@ -109,7 +86,9 @@ void prefill(llama_context* ctx, const bluelm_prefill_params& params, const Pref
     *n_done = 0;
     if (input.n == 0) return;
     check(ctx, params, input, pos0);
-    Progress progress(ctx, callback, user_data, input.n);
+    Progress progress(callback, user_data, BLUELM_STAGE_PREFILL, input.n);
+    std::optional<AbortCallback> abort_callback;
+    if (callback) abort_callback.emplace(ctx, progress);
 
     const size_t chunk = static_cast<size_t>(params.chunk);
     std::vector<llama_pos> pos(chunk);
@@ -119,7 +98,7 @@ void prefill(llama_context* ctx, const bluelm_prefill_params& params, const Pref
     std::vector<int8_t> logits(chunk);
 
     while (*n_done < input.n) {
-        if (!progress.go_on(*n_done)) throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled");
+        if (!progress.report(*n_done)) throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled");
         const int64_t n = std::min<int64_t>(params.chunk, input.n - *n_done);
         const bool last = *n_done + n == input.n;
         for (int64_t i = 0; i < n; ++i)
@@ -151,7 +130,7 @@ void prefill(llama_context* ctx, const bluelm_prefill_params& params, const Pref
         }
         *n_done += n;
     }
-    if (!progress.go_on(*n_done)) {
+    if (!progress.report(*n_done)) {
         throw Error(BLUELM_ERR_CANCELLED, "prefill was cancelled after its last chunk");
     }
 }

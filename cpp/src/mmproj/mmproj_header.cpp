@@ -29,6 +29,21 @@ MmprojHeader::MmprojHeader(const WeightFile& file) : path_(file.path()) {
     }
 }
 
+int64_t MmprojHeader::n_params() const {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < gguf_get_n_tensors(gguf_.get()); ++i) {
+        const int64_t* ne = gguf_get_tensor_ne(gguf_.get(), i);
+        sum += ne[0] * ne[1] * ne[2] * ne[3];
+    }
+    return sum;
+}
+
+int64_t MmprojHeader::tensor_bytes() const {
+    size_t sum = 0;
+    for (int64_t i = 0; i < gguf_get_n_tensors(gguf_.get()); ++i) sum += gguf_get_tensor_size(gguf_.get(), i);
+    return static_cast<int64_t>(sum);
+}
+
 void MmprojHeader::throw_problems() const {
     if (problems.empty()) return;
     constexpr size_t kShown = 60;

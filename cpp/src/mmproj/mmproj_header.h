@@ -25,6 +25,10 @@ public:
     uint64_t file_bytes() const { return file_bytes_; }
     gguf_context* gguf() const { return gguf_.get(); }
 
+    // Values and bytes of all tensors.
+    int64_t n_params() const;
+    int64_t tensor_bytes() const;
+
     std::vector<std::string> problems;
     // "path: problem; problem; ... (and 12 more)", if there are any.
     void throw_problems() const;

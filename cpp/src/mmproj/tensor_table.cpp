@@ -44,14 +44,14 @@ std::vector<TensorInfo> tensor_table(VisionWeights& w) {
         table.push_back({std::move(name), std::move(shape), kind, slot, stored, -1});
     };
     const auto linear = [&add](const std::string& name, int64_t out, int64_t in, Linear& l) {
-        add(name + ".weight", {out, in}, Kind::kWeight, &l.w, &l.stored);
+        add(name + ".weight", {out, in}, Kind::kWeight, nullptr, &l.stored);
         add(name + ".bias", {out}, Kind::kF32, &l.b);
     };
     const auto norm = [&add](const std::string& name, int64_t n, Norm& l) {
         add(name + ".weight", {n}, Kind::kF32, &l.w);
         add(name + ".bias", {n}, Kind::kF32, &l.b);
     };
-    add("v.patch_embd.weight", {d, 3, p, p}, Kind::kPatch, &w.patch.w, &w.patch.stored);
+    add("v.patch_embd.weight", {d, 3, p, p}, Kind::kPatch, nullptr, &w.patch.stored);
     add("v.patch_embd.bias", {d}, Kind::kF32, &w.patch.b);
     add("v.position_embd.weight", {c.n_patches(), d}, Kind::kF32, &w.position);
     for (int32_t i = 0; i < c.n_layer; ++i) {

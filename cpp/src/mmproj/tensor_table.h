@@ -20,9 +20,9 @@ struct TensorInfo {
     std::string name;
     std::vector<int64_t> shape;  // rows first, as in docs/mmproj.md
     Kind kind;
-    ggml_tensor** slot;              // where the loaded tensor goes
-    StoredTensor* stored = nullptr;  // of a matrix: where it lies in the file
-    int64_t id = -1;                 // in the file
+    ggml_tensor** slot;    // of a vector: where the loaded tensor goes; else NULL
+    StoredTensor* stored;  // of a matrix: where it lies in the file; else NULL
+    int64_t id = -1;       // in the file
 };
 
 // Every tensor that weights.config needs. weights.blocks must have its final size: slots point into it.

@@ -1,5 +1,6 @@
 #include "mmproj/vision_config.h"
 
+#include <cstdio>
 #include <cstring>
 
 #include "base/error.h"
@@ -99,6 +100,29 @@ int32_t projector_width(MmprojHeader& header) {
 }
 
 }  // namespace
+
+bluelm_vision_info vision_info(const VisionConfig& c, int64_t n_params, int64_t weight_bytes) {
+    bluelm_vision_info info = {};
+    info.struct_size = sizeof info;
+    info.image_size = c.image_size;
+    info.patch_size = c.patch_size;
+    info.n_embd = c.n_embd;
+    info.n_layer = c.n_layer;
+    info.n_head = c.n_head;
+    info.n_ff = c.n_ff;
+    info.n_ff_unpadded = c.n_ff_unpadded;
+    info.downsample = c.downsample;
+    info.tokens_per_tile = c.tokens_per_tile();
+    info.n_embd_out = c.n_embd_out;
+    info.has_post_ln = c.post_layernorm;
+    info.has_input_norm = c.input_norm;
+    info.column_major = c.column_major;
+    info.n_params = n_params;
+    info.weight_bytes = weight_bytes;
+    std::snprintf(info.name, sizeof info.name, "%s", c.name.c_str());
+    std::snprintf(info.ftype, sizeof info.ftype, "%s", c.ftype.c_str());
+    return info;
+}
 
 VisionConfig read_config(MmprojHeader& header) {
     check_kind(header);

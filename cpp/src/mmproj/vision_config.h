@@ -36,6 +36,14 @@ struct VisionConfig {
     std::string prompt_prefix, prompt_suffix;
     std::string name, ftype;
 
+    size_t tile_bytes() const {
+        return size_t(3) * static_cast<size_t>(image_size) * static_cast<size_t>(image_size);
+    }
+    // Of the features of n tiles.
+    size_t output_floats(int n_tiles) const {
+        return static_cast<size_t>(n_tiles) * static_cast<size_t>(tokens_per_tile()) *
+               static_cast<size_t>(n_embd_out);
+    }
     int32_t grid() const { return image_size / patch_size; }              // patches along an edge, 27
     int32_t n_patches() const { return grid() * grid(); }                 // 729
     int32_t patch_values() const { return 3 * patch_size * patch_size; }  // 588, order (c, y, x)
@@ -51,6 +59,9 @@ struct VisionConfig {
         return n * patch_values() * d + n_layer * block + projector;
     }
 };
+
+// The C API's view of it. n_params, weight_bytes: of all tensors.
+bluelm_vision_info vision_info(const VisionConfig& config, int64_t n_params, int64_t weight_bytes);
 
 // Throws Error UNSUPPORTED for a sound GGUF that is something else, FORMAT for keys that are missing or out
 // of range: all of them in one message.

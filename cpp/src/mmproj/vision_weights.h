@@ -25,9 +25,8 @@ struct StoredTensor {
 };
 
 struct Linear {
-    ggml_tensor* w = nullptr;  // [out, in]; NULL with WeightLoading::kInFile
+    StoredTensor stored;       // the weight [out, in], which stays in the file
     ggml_tensor* b = nullptr;  // [out]
-    StoredTensor stored;       // w
 };
 
 struct Norm {
@@ -40,6 +39,9 @@ struct VitBlock {
     Linear q, k, v, out, up, down;
 };
 
+// Of a vector in memory, as all of them are.
+inline const float* floats(const ggml_tensor* t) { return static_cast<const float*>(t->data); }
+
 struct GgmlContextDeleter {
     void operator()(ggml_context* ctx) const { ggml_free(ctx); }
 };
@@ -49,17 +51,12 @@ struct GgmlBufferDeleter {
 using GgmlContextPtr = std::unique_ptr<ggml_context, GgmlContextDeleter>;
 using GgmlBufferPtr = std::unique_ptr<ggml_backend_buffer, GgmlBufferDeleter>;
 
-// What becomes of the matrices.
-enum class WeightLoading {
-    kAll,     // loaded as they are, for ggml
-    kInFile,  // left in the file, for an Encoder
-};
-
-// Immutable once loaded; owns the memory of its tensors.
+// Immutable once loaded. Vectors (norms, biases, positions) are in memory; matrices stay in the file, from
+// where an Encoder packs them.
 class VisionWeights {
 public:
     // Throws Error: IO, FORMAT, UNSUPPORTED, OUT_OF_MEMORY.
-    VisionWeights(const std::string& path, WeightLoading loading);
+    explicit VisionWeights(const std::string& path);
     VisionWeights(const VisionWeights&) = delete;
     VisionWeights& operator=(const VisionWeights&) = delete;
 
@@ -75,7 +72,6 @@ public:
 
     int64_t n_params = 0;
     int64_t weight_bytes = 0;  // as stored in the file
-    int64_t matrices = 0;
 
 private:
     GgmlContextPtr context_;

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <mutex>
 #include <string>
 
 namespace bluelm {
@@ -27,7 +26,6 @@ public:
 private:
     std::string path_;
     std::FILE* file_;
-    mutable std::mutex mutex_;  // where reading moves the file's position
 };
 
 }  // namespace bluelm

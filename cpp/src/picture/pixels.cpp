@@ -4,11 +4,12 @@
 
 namespace bluelm {
 
-Pixels::Pixels(const VisionConfig& c) : side_(c.image_size), patch_(c.patch_size), grid_(c.grid()) {
+Pixels::Pixels(int image_size, int patch_size, const float (&mean)[3], const float (&std)[3])
+    : side_(image_size), patch_(patch_size), grid_(image_size / patch_size) {
     for (int channel = 0; channel < 3; ++channel) {
         for (int v = 0; v < 256; ++v) {
             const float unit = static_cast<float>(v) / 255.0f;
-            value_[channel][v] = (unit - c.image_mean[channel]) / c.image_std[channel];
+            value_[channel][v] = (unit - mean[channel]) / std[channel];
         }
     }
 }

@@ -4,13 +4,12 @@
 
 #include <cstdint>
 
-#include "mmproj/vision_config.h"
-
 namespace bluelm {
 
 class Pixels {
 public:
-    explicit Pixels(const VisionConfig& config);
+    // Tiles of image_size pixels, patches of patch_size.
+    Pixels(int image_size, int patch_size, const float (&mean)[3], const float (&std)[3]);
 
     // Patch `index` (0..728, row by row) of a tile [S, S, 3] -> out [588], in the order (c, y, x) of the
     // convolution's kernel. What no patch reaches at the right and bottom edges is dropped, as the

@@ -55,7 +55,6 @@ struct Settings {
 
 Settings all_settings(const Options& o) {
     std::vector<Config> base = placements(o);
-    multiply(base, o.repack, [](Config& c, int v) { c.repack = v; });
     const auto vision = [&o](std::vector<Config>& configs) {
         multiply(configs, o.tile_batch, [](Config& c, int v) { c.tile_batch = v; });
         multiply(configs, o.pipeline, [](Config& c, int v) { c.pipeline = v; });

@@ -15,7 +15,7 @@ struct Config {
     int threads = 1;
     std::vector<Cpu> cpus;
     int n_batch = 128, n_ubatch = 128, chunk = 128;
-    int tile_batch = 4, pipeline = 0, repack = 1, vision_weights = 0, activations = 0, llm_kernels = 1;
+    int tile_batch = 4, pipeline = 0, vision_weights = 0, activations = 0, llm_kernels = 1;
     ggml_type type_k = GGML_TYPE_F16, type_v = GGML_TYPE_F16;
     int flash_attn = -1;
 };

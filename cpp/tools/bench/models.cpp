@@ -53,7 +53,6 @@ Llm::Llm(const std::string& path, const Config& c) : path_(path) {
     check(bluelm_llm_check(path.c_str()));
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = 0;
-    params.use_extra_bufts = c.repack != 0;
     PageDropper dropper(path);
     params.progress_callback_user_data = &dropper;
     params.progress_callback = [](float done, void* user_data) {
@@ -61,7 +60,7 @@ Llm::Llm(const std::string& path, const Config& c) : path_(path) {
         return stop_signal() == 0;
     };
     // Fails only where they could not be registered: then there is nothing to turn off.
-    (void)bluelm_llm_kernels_enable(c.llm_kernels != 0 && c.repack != 0);
+    (void)bluelm_llm_kernels_enable(c.llm_kernels != 0);
     const char* kernels = bluelm_llm_kernels_name();
     kernels_ = *kernels ? kernels : "llama.cpp";
     last_complaint.clear();
@@ -116,7 +115,6 @@ Vision::Vision(const std::string& path, const Config& c) {
     params.n_threads = c.threads;
     params.batch = c.tile_batch;
     params.pipeline = c.pipeline;
-    params.use_repack = c.repack;
     params.weights = c.vision_weights;
     params.activations = c.activations;
     bluelm_vision* vision = nullptr;

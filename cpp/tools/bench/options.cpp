@@ -50,7 +50,6 @@ how (several values, separated by commas or as first-last[+step|*factor], are me
   -ctk, --cache-type-k TYPE   f16, bf16, f32, q8_0, q4_0, ... [f16]
   -ctv, --cache-type-v TYPE   [f16]
   -fa, --flash-attn on|off|auto  [auto]
-  --repack 0|1                rearranged weights and fast kernels [1]
   --vision-weights resident|streamed   vision weights in memory, or read block by block [resident]
   --activations auto|int8|float        in front of the ViT's matmuls [auto: as the file's type]
   --llm-kernels 0|1           this library's matmul kernels inside llama.cpp [1 where this CPU has them]
@@ -176,7 +175,6 @@ public:
         ints({"--chunk"}, o_.chunk, 1, 1 << 20);
         ints({"--tile-batch"}, o_.tile_batch, 1, 17);
         ints({"--pipeline"}, o_.pipeline, 0, 1);
-        ints({"--repack"}, o_.repack, 0, 1);
         ints({"--llm-kernels"}, o_.llm_kernels, 0, 1);
         types({"-ctk", "--cache-type-k"}, o_.type_k);
         types({"-ctv", "--cache-type-v"}, o_.type_v);

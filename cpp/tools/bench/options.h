@@ -33,7 +33,7 @@ struct Options {
     std::vector<int> threads;            // empty: the cores of the mask
     std::vector<std::string> cpu_masks;  // empty: the big cores where there are two kinds
     std::vector<int> n_batch, n_ubatch;  // empty: the chunk
-    std::vector<int> chunk = {128}, tile_batch = {4}, pipeline = {0}, repack = {1};
+    std::vector<int> chunk = {128}, tile_batch = {4}, pipeline = {0};
     std::vector<int> vision_weights = {0}, activations = {0};  // BLUELM_WEIGHTS_*, BLUELM_ACTIVATIONS_*
     std::vector<int> llm_kernels;                              // empty: 1 where this build can
     std::vector<ggml_type> type_k = {GGML_TYPE_F16}, type_v = {GGML_TYPE_F16};

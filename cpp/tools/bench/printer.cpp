@@ -114,7 +114,6 @@ public:
         setting(jobs, "K", "f16", [](const Config& c) { return ggml_type_name(c.type_k); });
         setting(jobs, "V", "f16", [](const Config& c) { return ggml_type_name(c.type_v); });
         setting(jobs, "fa", "-1", [](const Config& c) { return strf("%d", c.flash_attn); });
-        setting(jobs, "repack", "1", [](const Config& c) { return strf("%d", c.repack); });
         setting(jobs, "streamed", "0", [](const Config& c) { return strf("%d", c.vision_weights); });
         setting(jobs, "act", "auto", [](const Config& c) {
             return c.activations == 0 ? "auto" : c.activations == 1 ? "int8" : "float";

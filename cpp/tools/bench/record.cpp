@@ -117,7 +117,6 @@ Record to_record(const Result& r, const std::optional<Limits>& limits) {
         {"type_k", json_string(ggml_type_name(c.type_k))},
         {"type_v", json_string(ggml_type_name(c.type_v))},
         {"flash_attn", json_string(flash_text(c.flash_attn))},
-        {"repack", whole(c.repack)},
         {"vision_weights", json_string(weights_text(c.vision_weights))},
         {"activations", json_string(activations_text(c.activations))},
         {"llm_kernels", r.llm_kernels.empty() ? "null" : json_string(r.llm_kernels)},

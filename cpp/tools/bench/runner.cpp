@@ -112,15 +112,14 @@ void Runner::load(const Job& job) {
     if (job.needs_vision() && !vision_path_.empty()) {
         const Config& have = vision_config_;
         if (!vision_ || have.threads != c.threads || have.tile_batch != c.tile_batch ||
-            have.pipeline != c.pipeline || have.repack != c.repack ||
-            have.vision_weights != c.vision_weights || have.activations != c.activations) {
+            have.pipeline != c.pipeline || have.vision_weights != c.vision_weights ||
+            have.activations != c.activations) {
             vision_.reset();  // before the new one takes its memory
             vision_ = std::make_unique<Vision>(vision_path_, c);
             vision_config_ = c;
         }
     }
-    if (job.needs_llm() && !llm_path_.empty() &&
-        (!llm_ || llm_config_.repack != c.repack || llm_config_.llm_kernels != c.llm_kernels)) {
+    if (job.needs_llm() && !llm_path_.empty() && (!llm_ || llm_config_.llm_kernels != c.llm_kernels)) {
         llm_.reset();
         llm_ = std::make_unique<Llm>(llm_path_, c);
         llm_config_ = c;
@@ -241,20 +240,15 @@ void Runner::measure_image(const Job& job, Result& r) {
         r.part("patch_embd", "patch embedding").ms.push_back(p.patch_embd_ms);
         const double blocks =
             p.norm_ms + p.qkv_ms + p.attention_ms + p.attn_out_ms + p.ffn_up_ms + p.ffn_down_ms + p.pack_ms;
-        // Without own kernels the blocks and the projector are one graph, and nobody sees the seam.
-        if (p.graph_ms > 0) {
-            r.part("vit", "ViT and projector").ms.push_back(blocks + p.graph_ms);
-        } else {
-            r.part("vit", "ViT").ms.push_back(blocks);
-            r.part("norm", "  LayerNorm").ms.push_back(p.norm_ms);
-            r.part("qkv", "  Q, K, V").ms.push_back(p.qkv_ms);
-            r.part("attention", "  attention").ms.push_back(p.attention_ms);
-            r.part("attn_out", "  attention output").ms.push_back(p.attn_out_ms);
-            r.part("ffn_up", "  FFN up").ms.push_back(p.ffn_up_ms);
-            r.part("ffn_down", "  FFN down").ms.push_back(p.ffn_down_ms);
-            if (p.pack_ms > 0) r.part("pack", "  reading weights").ms.push_back(p.pack_ms);
-            r.part("projector", "projector").ms.push_back(p.projector_ms);
-        }
+        r.part("vit", "ViT").ms.push_back(blocks);
+        r.part("norm", "  LayerNorm").ms.push_back(p.norm_ms);
+        r.part("qkv", "  Q, K, V").ms.push_back(p.qkv_ms);
+        r.part("attention", "  attention").ms.push_back(p.attention_ms);
+        r.part("attn_out", "  attention output").ms.push_back(p.attn_out_ms);
+        r.part("ffn_up", "  FFN up").ms.push_back(p.ffn_up_ms);
+        r.part("ffn_down", "  FFN down").ms.push_back(p.ffn_down_ms);
+        if (p.pack_ms > 0) r.part("pack", "  reading weights").ms.push_back(p.pack_ms);
+        r.part("projector", "projector").ms.push_back(p.projector_ms);
         return ms;
     });
 }

@@ -4,11 +4,14 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/check.h"
+
 namespace bluelm {
 namespace {
 
+constexpr int64_t kMaxBlock = 64;  // queries
+
 size_t bytes(int64_t n, size_t element) { return static_cast<size_t>(n) * element; }
-size_t aligned(size_t n) { return (n + 63) / 64 * 64; }
 
 }  // namespace
 
@@ -16,6 +19,7 @@ Attention::Attention(MatmulType type, const MatmulKernel& kernel, const RowOps& 
     : type_(type), kernel_(kernel), ops_(ops), n_(n), d_(d) {
     const size_t element = matmul_element_bytes(type);
     block_ = kernel.rows * std::max<int64_t>(1, 32 / kernel.rows);
+    BLUELM_CHECK(block_ <= kMaxBlock);
     d_padded_ = round_up(d, kernel.k_step);
     key_panels_ = round_up(n, kernel.columns) / kernel.columns;
     value_panels_ = round_up(d, kernel.columns) / kernel.columns;
@@ -23,16 +27,16 @@ Attention::Attention(MatmulType type, const MatmulKernel& kernel, const RowOps& 
     // An odd number of cache lines, so that the rows of a block do not fall into the same cache sets.
     score_stride_ = round_up(std::max(n_padded_, key_panels_ * kernel.columns), 16);
     if (score_stride_ / 16 % 2 == 0) score_stride_ += 16;
-    values_at_ = aligned(static_cast<size_t>(key_panels_) * panel_bytes(kernel, type, d_padded_));
+    values_at_ = whole_lines(static_cast<size_t>(key_panels_) * panel_bytes(kernel, type, d_padded_));
     queries_at_ =
-        values_at_ + aligned(static_cast<size_t>(value_panels_) * panel_bytes(kernel, type, n_padded_));
-    scores_at_ = queries_at_ + aligned(bytes(block_ * d_padded_, element));
+        values_at_ + whole_lines(static_cast<size_t>(value_panels_) * panel_bytes(kernel, type, n_padded_));
+    scores_at_ = queries_at_ + whole_lines(bytes(block_ * d_padded_, element));
     // pack() uses the room of the scores for one panel's keys.
     const size_t scores_bytes =
         std::max(bytes(block_ * score_stride_, sizeof(float)), bytes(kernel.columns * d_padded_, element));
-    weights_at_ = scores_at_ + aligned(scores_bytes);
-    out_at_ = weights_at_ + (type == MatmulType::kBf16 ? aligned(bytes(block_ * score_stride_, 2)) : 0);
-    scratch_bytes_ = out_at_ + aligned(bytes(block_ * value_panels_ * kernel.columns, sizeof(float)));
+    weights_at_ = scores_at_ + whole_lines(scores_bytes);
+    out_at_ = weights_at_ + (type == MatmulType::kBf16 ? whole_lines(bytes(block_ * score_stride_, 2)) : 0);
+    scratch_bytes_ = out_at_ + whole_lines(bytes(block_ * value_panels_ * kernel.columns, sizeof(float)));
 }
 
 void Attention::pack(const void* k, const void* v, size_t stride, void* scratch) const {
@@ -95,7 +99,7 @@ void Attention::attend(const void* q, size_t q_stride, int64_t first, int64_t la
                                  static_cast<int>(std::min<int64_t>(rows, count - r)));
             }
         }
-        float sums[64];  // block_ <= 64
+        float sums[kMaxBlock];
         for (int64_t r = 0; r < count; ++r) {
             float* s = scores + r * score_stride_;
             auto* p = reinterpret_cast<uint16_t*>(memory + weights_at_) + r * score_stride_;

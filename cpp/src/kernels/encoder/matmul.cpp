@@ -5,6 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "base/check.h"
+
 namespace bluelm {
 namespace {
 
@@ -51,7 +53,6 @@ constexpr MatmulKernel kBf16 = {"generic bf16", kRows,  kColumns, 2, 0, multiply
 constexpr MatmulKernel kF32 = {"generic f32",          kRows,   kColumns, 1, 0,
                                multiply<float, float>, nullptr, nullptr};
 
-#if defined(__GNUC__)
 typedef uint32_t Four __attribute__((vector_size(16)));
 typedef uint16_t Eight __attribute__((vector_size(16)));
 
@@ -72,13 +73,6 @@ inline void transpose_4x4(const char* rows, size_t stride, uint32_t* to, size_t 
                          __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7)};
     for (size_t j = 0; j < 4; ++j) std::memcpy(to + j * columns, &out[j], sizeof out[j]);
 }
-#else
-inline void transpose_4x4(const char* rows, size_t stride, uint32_t* to, size_t columns) {
-    for (size_t i = 0; i < 4; ++i) {
-        for (size_t j = 0; j < 4; ++j) std::memcpy(to + j * columns + i, rows + i * stride + 4 * j, 4);
-    }
-}
-#endif
 
 // to[j * columns + i] = row i, dword j; zeros for rows from n_rows on.
 void transpose_dwords(const char* rows, size_t stride, int n_rows, int64_t n_dwords, int columns,
@@ -128,7 +122,6 @@ void transpose(int group, const char* rows, size_t stride, int n_rows, int64_t k
 
 // out = pairs (even[i], odd[i]), n a multiple of 8.
 void interleave(const uint16_t* even, const uint16_t* odd, size_t n, uint16_t* out) {
-#if defined(__GNUC__)
     for (size_t i = 0; i < n; i += 8) {
         Eight a, b;
         std::memcpy(&a, even + i, sizeof a);
@@ -138,12 +131,6 @@ void interleave(const uint16_t* even, const uint16_t* odd, size_t n, uint16_t* o
         std::memcpy(out + 2 * i, &low, sizeof low);
         std::memcpy(out + 2 * i + 8, &high, sizeof high);
     }
-#else
-    for (size_t i = 0; i < n; ++i) {
-        out[2 * i] = even[i];
-        out[2 * i + 1] = odd[i];
-    }
-#endif
 }
 
 }  // namespace
@@ -179,6 +166,7 @@ size_t panel_bytes(const MatmulKernel& kernel, MatmulType type, int64_t k) {
 
 void pack_panel(const MatmulKernel& kernel, MatmulType type, const void* rows, size_t stride, int n_rows,
                 int64_t k, void* panel) {
+    BLUELM_CHECK(n_rows <= kernel.columns);
     char* out = static_cast<char*>(panel);
     const char* from = static_cast<const char*>(rows);
     if (kernel.x_flip) {
@@ -211,6 +199,7 @@ void matmul_pack_rows(const MatmulKernel& kernel, MatmulType type, void* x, size
 
 void pack_panel_transposed(const MatmulKernel& kernel, MatmulType type, const void* from, size_t stride,
                            int n_columns, int64_t n_k, int64_t k, void* panel) {
+    BLUELM_CHECK(n_columns <= kernel.columns && kernel.columns <= kMaxMatmulColumns);
     const size_t columns = static_cast<size_t>(kernel.columns), count = static_cast<size_t>(n_columns);
     const char* row = static_cast<const char*>(from);
     if (type == MatmulType::kF32) {
@@ -236,7 +225,7 @@ void pack_panel_transposed(const MatmulKernel& kernel, MatmulType type, const vo
     }
     // Pairs of k.
     for (int64_t j = 0; j < k; j += 2, row += 2 * stride, out += 2 * columns) {
-        uint16_t even[64] = {}, odd[64] = {};  // columns <= 64
+        uint16_t even[kMaxMatmulColumns] = {}, odd[kMaxMatmulColumns] = {};
         if (j < n_k) std::memcpy(even, row, count * sizeof(uint16_t));
         if (j + 1 < n_k) std::memcpy(odd, row + stride, count * sizeof(uint16_t));
         interleave(even, odd, columns, out);

@@ -23,11 +23,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/round_up.h"
 #include "kernels/cpu_level.h"
 
 namespace bluelm {
 
 enum class MatmulType { kInt8, kBf16, kF32 };
+
+constexpr int kMaxMatmulColumns = 64;  // of any kernel
 
 struct MatmulKernel {
     const char* name;
@@ -59,7 +62,6 @@ const MatmulKernel* matmul_kernel(MatmulType type, CpuLevel level);
 constexpr size_t matmul_element_bytes(MatmulType type) {
     return type == MatmulType::kInt8 ? 1 : type == MatmulType::kBf16 ? 2 : 4;
 }
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Bytes of a panel for k (a multiple of k_step).
 size_t panel_bytes(const MatmulKernel& kernel, MatmulType type, int64_t k);

@@ -22,15 +22,13 @@ constexpr int64_t kMaxRows =
 
 constexpr int64_t groups_of(int64_t n_in, int64_t group) { return (n_in + group - 1) / group; }
 
-constexpr size_t whole_lines(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
-
 // Where the pieces of a block of rows are.
 template <class Level, LlmType type>
 struct RowBlock {
     static constexpr int64_t kParts = Level::template group<type> / Level::template part<type>;
     static size_t bytes(int64_t n_in) {
         const int64_t n_groups = groups_of(n_in, Level::template group<type>);
-        return whole_lines(Level::kRows * (n_in + n_groups * (4 + 2 * kParts)));
+        return whole_lines(static_cast<size_t>(Level::kRows * (n_in + n_groups * (4 + 2 * kParts))));
     }
     int8_t* values;
     float* scales;

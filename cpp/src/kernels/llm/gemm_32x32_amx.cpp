@@ -29,8 +29,6 @@ constexpr int64_t kDepth = 8;       // cells whose tiles (of two panels: 16 KiB)
 constexpr int64_t kMaxRows = 512;   // rows of activations in the second-level cache: 256 KiB for kDepth cells
 constexpr int64_t kMaxPanels = 16;  // whose sums stay there as well: 512 KiB
 
-int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 size_t x_bytes(LlmType, int64_t n_rows, int64_t n_in) {
     return static_cast<size_t>(round_up(n_rows, 2 * kTileRows) * n_in) * 2;
 }

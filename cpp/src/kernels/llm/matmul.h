@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/round_up.h"
 #include "kernels/cpu_level.h"
 #include "kernels/llm/pack.h"
 
@@ -39,7 +40,7 @@ struct LlmQ8Row {
     const float* sum;
 };
 constexpr size_t llm_q8_row_bytes(int64_t n_in) {
-    return (static_cast<size_t>(n_in) + static_cast<size_t>(n_in / 32) * 12 + 63) / 64 * 64;
+    return whole_lines(static_cast<size_t>(n_in) + static_cast<size_t>(n_in / 32) * 12);
 }
 inline LlmQ8Row llm_q8_row(const uint8_t* row, int64_t n_in) {
     const auto* scale = reinterpret_cast<const float*>(row + n_in);
