@@ -33,7 +33,8 @@ from .llm.language_model import LanguageModel
 from .llm.prompt import PromptBuilder, Turn
 from .native.machine import available_memory, default_threads, peak_memory, resident_memory
 from .pictures.cache import EmbeddingCache, open_cache
-from .pictures.vision import EncodedImage, TilerOverrides, VisionEncoder
+from .pictures.planner import TilerOverrides
+from .pictures.vision import EncodedImage, VisionEncoder
 from .progress import ProgressFn
 
 if TYPE_CHECKING:

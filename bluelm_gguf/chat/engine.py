@@ -14,7 +14,8 @@ from ..errors import InvalidArgumentError
 from ..llm.language_model import LanguageModel
 from ..llm.ledger import Ledger
 from ..llm.prompt import PromptBuilder
-from ..pictures.vision import EncodedImage, PreparedImage, TilerOverrides, VisionEncoder
+from ..pictures.planner import TilerOverrides
+from ..pictures.vision import EncodedImage, PreparedImage, VisionEncoder
 from ..progress import ProgressFn
 from .lock import OwnedLock
 
