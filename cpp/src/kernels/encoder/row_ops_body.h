@@ -329,7 +329,7 @@ struct EpiloguesOf {
         epilogue<Sum, float, Epilogue::kResidual, true>(s, nullptr, x, stride);
     }
     static constexpr RowOps::Epilogues kAll = {store_f32, store_bf16,   gelu_f32,
-                                                gelu_bf16, gelu_erf_f32, residual};
+                                               gelu_bf16, gelu_erf_f32, residual};
 };
 
 // ---------------------------------------------------------------------------------------------- softmax

@@ -8,8 +8,8 @@
 
 namespace bluelm {
 
+#include "kernels/encoder/row_ops_128bit.h"
 #include "kernels/encoder/row_ops_body.h"
-#include "kernels/encoder/row_ops_neon.h"
 
 const RowOps kRowOpsNeon = row_ops_named("neon");
 

@@ -10,7 +10,7 @@ BLUELM_TARGET_BEGIN("arch=armv8.2-a+bf16")
 
 namespace bluelm {
 
-#include "kernels/encoder/row_ops_neon.h"
+#include "kernels/encoder/row_ops_128bit.h"
 #define BLUELM_TO_BF16(x) ((VecH)vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)(x))))
 #include "kernels/encoder/row_ops_body.h"
 

@@ -21,6 +21,8 @@
 #ifndef BLUELM_LLM_GEMM_8X12_ARM_H
 #define BLUELM_LLM_GEMM_8X12_ARM_H
 
+#include "kernels/llm/unpack_neon.h"
+
 // In the assembler of both: the sums are v8 .. v31.
 #define BLUELM_ZERO(sum) "movi v" #sum ".4s, #0\n"
 #define BLUELM_EIGHT(DO, a, b, c, d, e, f, g, h) DO(a) DO(b) DO(c) DO(d) DO(e) DO(f) DO(g) DO(h)

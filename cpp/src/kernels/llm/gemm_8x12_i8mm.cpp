@@ -17,7 +17,6 @@
 BLUELM_TARGET_BEGIN("arch=armv8.2-a+dotprod+i8mm")
 
 #include "kernels/llm/gemm_8x12_arm.h"
-#include "kernels/llm/unpack_neon.h"
 
 namespace bluelm {
 namespace {

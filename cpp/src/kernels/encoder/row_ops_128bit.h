@@ -1,6 +1,6 @@
 // What row_ops_body.h asks for, with NEON's vectors.
-#ifndef BLUELM_ROW_OPS_NEON_H
-#define BLUELM_ROW_OPS_NEON_H
+#ifndef BLUELM_ROW_OPS_128BIT_H
+#define BLUELM_ROW_OPS_128BIT_H
 
 #define BLUELM_HAS_RECIPROCAL 1
 #define BLUELM_LANES 4
@@ -37,4 +37,4 @@ __attribute__((always_inline)) inline int32x4_t signed_bytes(FourBytes x) {
 
 }  // namespace
 
-#endif  // BLUELM_ROW_OPS_NEON_H
+#endif  // BLUELM_ROW_OPS_128BIT_H
