@@ -126,7 +126,10 @@ def table(build: Path) -> str:
     for archive, wanted in STOCK.items():
         kernels += [(f"llama.cpp, {name}", loop) for name, loop in best(build / archive, wanted).items()]
     objects = build / "CMakeFiles/bluelm_objects.dir/cpp/src/kernels"
-    for path in (*sorted(objects.glob("encoder/matmul_8x12_*.o")), *sorted(objects.glob("llm/gemm_8x12_*.o"))):
+    for path in (
+        *sorted(objects.glob("encoder/matmul_8x12_*.o")),
+        *sorted(objects.glob("llm/gemm_8x12_*.o")),
+    ):
         file = path.name.split(".")[0]
         kernels += [
             (f"bluelm, {file}.cpp {name}", loop)

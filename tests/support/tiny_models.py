@@ -181,7 +181,7 @@ def write_mmproj(
     add("mm.0.bias", 128)
     add("mm.2.weight", n_embd_out, 128)
     add("mm.2.bias", n_embd_out)
-    if values.get("bluelm.assembly.method") == "anyres":
+    if (metadata or {}).get("bluelm.assembly.method") == "anyres":
         writer.add_uint32("bluelm.assembly.max_tiles", 9)
         add("mm.image_newline", n_embd_out)
     _save(writer)
