@@ -97,9 +97,12 @@ def test_version_is_that_of_the_package() -> None:
     assert bluelm_gguf.__version__ == version("bluelm-gguf")
 
 
-def test_doctor_knows_the_pinned_llama_cpp_python() -> None:
-    from importlib.metadata import requires
+def test_doctor_compares_with_the_pinned_llama_cpp_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bluelm_gguf.cli import doctor
 
-    from bluelm_gguf.cli.doctor import LLAMA_CPP_PYTHON
+    def finding() -> doctor.Finding:
+        return next(f for f in doctor.examine() if f.what == "llama-cpp-python")
 
-    assert f"llama-cpp-python=={LLAMA_CPP_PYTHON}" in (requires("bluelm-gguf") or [])
+    assert finding().good
+    monkeypatch.setattr(doctor, "version", lambda _: "0.0.1")
+    assert not finding().good and finding().text.startswith("0.0.1, but ")
