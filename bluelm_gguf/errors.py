@@ -6,7 +6,8 @@
     ├── ModelFileError (also OSError)               a model file is missing or cannot be read
     │   ├── ModelFormatError                        not GGUF, truncated, or without the tensors it needs
     │   │   └── UnsupportedModelError               a sound file of a kind that this version does not run
-    │   └── MismatchError                           two files that do not belong together
+    │   ├── MismatchError                           two files that do not belong together
+    │   └── HubError                                a name that leads to no model, or a download that failed
     ├── ConversationError (also OSError)            a saved conversation: missing, damaged, another version
     ├── ContextFullError (also ValueError)          more tokens than the context holds
     ├── OutOfMemoryError (also MemoryError)
@@ -46,6 +47,10 @@ class UnsupportedModelError(ModelFormatError):
 
 class MismatchError(ModelFileError):
     """Two files, or a file and a context, do not belong together."""
+
+
+class HubError(ModelFileError):
+    """A model's name leads nowhere, or what it leads to cannot be downloaded."""
 
 
 class ConversationError(BluelmError, OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from enum import Enum
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from .common import (
     command,
     max_tokens,
 )
+from .names import is_models_name
 
 # ------------------------------------------------------------------------------------------------------ run
 
@@ -26,6 +28,7 @@ from .common import (
 def run(
     flags: ModelFlags,
     sampling: SamplingFlags,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A model's name, as with -m.")] = None,
     image: Annotated[
         list[str] | None,
         typer.Option("--image", metavar="FILE", help="A picture; may be given several times. -: from stdin."),
@@ -47,6 +50,10 @@ def run(
     """Answers one question about one or more pictures."""
     from .terminal import ProgressLine, print_answer, profile_lines, timings_line
 
+    if name is not None:
+        if flags.model is not None:
+            raise typer.BadParameter(f"{name!r} stands beside -m", param_hint="NAME")
+        flags = replace(flags, model=name)
     flags.check(has_images=bool(image))
     options = sampling.options() | {"system": system, "max_tokens": max_tokens(n_predict)}
     images = [_picture(name) for name in image or []]
@@ -94,7 +101,10 @@ class ContextFull(str, Enum):
 def chat(
     flags: ModelFlags,
     sampling: SamplingFlags,
-    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures.")] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME] [IMAGE]...", help="A model's name, as with -m; pictures."),
+    ] = None,
     system: SystemOption = None,
     n_predict: PredictOption = 512,
     timings: TimingsOption = False,
@@ -112,6 +122,8 @@ def chat(
     """A conversation. /help lists what can be typed besides questions."""
     from .chat_terminal import ChatTerminal
 
+    if images and flags.model is None and is_models_name(images[0]):
+        flags, images = replace(flags, model=images[0]), images[1:]
     flags.check(has_images=bool(images))
     options = sampling.options() | {"max_tokens": max_tokens(n_predict)}
     with flags.open() as model:

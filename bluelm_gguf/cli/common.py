@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from ..errors import BluelmError
+from .names import YesOption, is_name, resolve_name, say_if_path_wins
 from .terminal import ProgressLine, say
 
 if TYPE_CHECKING:
@@ -123,8 +124,14 @@ class ModelFlags:
     """Which model, and how it is loaded."""
 
     model: Annotated[
-        Path | None,
-        typer.Option("-m", "--model", metavar="FILE", help="Language model, GGUF. [the demo model]"),
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="FILE|NAME",
+            help="Language model, GGUF; or a name, which brings its vision file along (`models` lists some). "
+            "[the demo model]",
+        ),
     ] = None
     mmproj: Annotated[
         Path | None, typer.Option("--mmproj", metavar="FILE", help="Vision file that belongs to it, GGUF.")
@@ -164,6 +171,7 @@ class ModelFlags:
         bool, typer.Option("--no-cache", help="Neither read nor keep encoded pictures on disk.")
     ] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Show llama.cpp's own log.")] = False
+    yes: YesOption = False
 
     def check(self, *, has_images: bool) -> None:
         """Refuses what cannot work before anything is loaded."""
@@ -171,7 +179,8 @@ class ModelFlags:
             raise typer.BadParameter(
                 "a vision file needs its language model: give -m too", param_hint="--mmproj"
             )
-        if self.model is not None and self.mmproj is None and has_images:
+        is_file = self.model is not None and not is_name(self.model)
+        if is_file and self.mmproj is None and has_images:
             raise typer.BadParameter(
                 "pictures need the model's vision file: give --mmproj too", param_hint="--image"
             )
@@ -180,10 +189,25 @@ class ModelFlags:
                 f"{self.chunk} is more than --batch-size {self.batch_size}", param_hint="--chunk"
             )
 
+    def files(self) -> tuple[Path | None, Path | None]:
+        """Language model and vision file; a name's are downloaded if need be.
+
+        Raises:
+            BluelmError: see `hub.resolve.resolve`.
+        """
+        if self.model is None:
+            return None, self.mmproj
+        if not is_name(self.model):
+            say_if_path_wins(Path(self.model))
+            return Path(self.model), self.mmproj
+        found = resolve_name(self.model, yes=self.yes)
+        return found.llm, self.mmproj or found.mmproj
+
     def open(self) -> Model:
         """Loads it, with progress."""
         from ..model import Model
 
+        llm, mmproj = self.files()
         progress = ProgressLine()
 
         def show(message: Warning | str, *_args: Any, **_options: Any) -> None:
@@ -195,8 +219,8 @@ class ModelFlags:
                 warnings.simplefilter("always", UserWarning)
                 warnings.showwarning = show
                 loaded = Model(
-                    self.model,
-                    mmproj=self.mmproj,
+                    llm,
+                    mmproj=mmproj,
                     n_ctx=self.ctx_size,
                     n_batch=self.batch_size,
                     n_threads=self.threads,

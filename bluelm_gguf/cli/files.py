@@ -14,7 +14,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ..hub.names import could_be_model
 from .common import CtxOption, Failure, command
+from .names import YesOption, fetch_checkpoint, is_name, resolve_name
 from .terminal import ProgressLine, say
 
 # -------------------------------------------------------------------------------------------------- convert
@@ -22,7 +24,12 @@ from .terminal import ProgressLine, say
 
 @command
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT_DIR", help="As `transformers` saves it.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT_DIR|OWNER/REPO", help="As `transformers` saves it; or its name on the hub."
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT_DIR", help="Where the GGUF files go.")],
     llm_type: Annotated[
         str, typer.Option("--llm-type", help="q4_0, q4_k_m, q5_k_m, q6_k, q8_0, bf16, f16 or f32.")
@@ -46,6 +53,7 @@ def convert(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")
     ] = False,
+    yes: YesOption = False,
 ) -> None:
     """Makes GGUF files from a Hugging Face checkpoint directory."""
     try:
@@ -53,10 +61,14 @@ def convert(
     except ImportError as error:
         raise Failure(f"the converter is not part of this installation ({error})") from None
     signal.signal(signal.SIGTERM, _terminate)
+    directory = Path(checkpoint)
+    if could_be_model(checkpoint):
+        directory = fetch_checkpoint(checkpoint, yes=yes)
+        name = name or checkpoint.rpartition("/")[2]  # else the directory's, which is a commit
     progress = ProgressLine()
     try:
         result = converter.convert(
-            checkpoint, out, llm_type=llm_type, mmproj_type=mmproj_type, name=name, llm_only=llm_only,
+            directory, out, llm_type=llm_type, mmproj_type=mmproj_type, name=name, llm_only=llm_only,
             vision_only=vision_only, llm=llm, imatrix=imatrix, dry_run=dry_run, on_progress=progress,
         )  # fmt: skip
     except converter.OptionError as error:
@@ -85,9 +97,12 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 @command
 def info(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="GGUF files.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE|NAME...", help="GGUF files; a name stands for its two.")
+    ],
     ctx_size: CtxOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects, one per file.")] = False,
+    yes: YesOption = False,
 ) -> None:
     """Says what is in GGUF files, what they need, and whether two belong together."""
     from ..gguf.head import read_head
@@ -95,7 +110,7 @@ def info(
     from ..gguf.memory import estimate, memory_text
     from ..gguf.pair import judge
 
-    heads = [read_head(path) for path in files]
+    heads = [read_head(path) for text in files for path in _paths(text, yes)]
     needs = [estimate(None, head) if head.is_mmproj else estimate(head, n_ctx=ctx_size) for head in heads]
     # Two files are a pair; of more, nobody knows who belongs to whom.
     pair = sorted(heads, key=lambda head: head.is_mmproj) if len(heads) == 2 else []
@@ -127,6 +142,14 @@ def info(
     elif pair:
         kind = "vision files" if pair[0].is_mmproj else "language models"
         print(f"\nboth\n  {'a pair':<11} no: two {kind}")
+
+
+def _paths(text: str, yes: bool) -> list[Path]:
+    """A file, or the files of a name: of a split model the first."""
+    if not is_name(text):
+        return [Path(text)]
+    found = resolve_name(text, yes=yes)
+    return [found.llm] if found.mmproj is None else [found.llm, found.mmproj]
 
 
 # ---------------------------------------------------------------------------------------------------- tiles

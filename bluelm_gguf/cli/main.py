@@ -1,8 +1,8 @@
 """The `bluelm-gguf` command: parses, calls, prints.
 
 Answers go to stdout, everything else to stderr. Exit codes: 0, 1 (failed), 2 (usage), 130 (Ctrl-C).
-The commands are in cli_answer.py (run, chat), cli_files.py (convert, info, tiles), cli_bench.py and
-cli_cache.py.
+The commands are in answer.py (run, chat), models.py (pull, models, rm), files.py (convert, info, tiles),
+bench.py and cache.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .bench import PASS_THROUGH, bench
 from .cache import cache
 from .common import Failure, command
 from .files import convert, info, tiles
+from .models import models, pull, rm
 from .terminal import say
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *args: Any, *
 _python_shows_warning = warnings.showwarning
 
 
-for _command in (run, chat, convert, info, tiles):
+for _command in (run, chat, pull, models, rm, convert, info, tiles):
     app.command()(_command)
 app.command(context_settings=PASS_THROUGH)(bench)
 app.add_typer(cache, name="cache")

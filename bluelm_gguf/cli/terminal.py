@@ -22,6 +22,8 @@ _LABELS = {
     "llm": ("language model", "bytes"),
     "llm-quantize": ("quantising", "bytes"),
     "mmproj": ("vision file", "bytes"),
+    "download": ("downloading", "bytes"),
+    "check": ("checking", "bytes"),
 }
 _BAR = 24
 _INTERVAL = 0.05  # seconds between two drawings
@@ -59,7 +61,7 @@ class ProgressLine:
         return True
 
     def _amount(self, done: int, total: int, unit: str, now: float) -> str:
-        """How far it is; for bytes with the time that is left, at the stage's pace so far."""
+        """How far it is; for bytes with the time that is left, at the stage's pace; a download's rate."""
         if unit != "bytes":
             return f"{done}/{total} {unit}"
         text = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB"
@@ -68,7 +70,8 @@ class ProgressLine:
             return text
         seconds = round((total - done) * (now - begun) / (done - before))
         left = f"{seconds} s" if seconds < 100 else f"{seconds // 60}:{seconds % 60:02d} min"
-        return f"{text}, {left} left"
+        rate = f", {(done - before) / (now - begun) / 1e6:.1f} MB/s" if self._stage == "download" else ""
+        return f"{text}{rate}, {left} left"
 
     def clear(self) -> None:
         """Takes the line away."""
