@@ -28,6 +28,8 @@ from .errors import InvalidArgumentError, ModelFileError, check_range
 from .gguf.kinds import check_llm_file
 from .gguf.memory import FREE_VISION, MemoryAccount, fit
 from .gguf.pair import read_pair
+from .hub.names import is_path
+from .hub.resolve import files_of
 from .llm.context_full import Policy
 from .llm.language_model import LanguageModel
 from .llm.prompt import PromptBuilder, Turn
@@ -64,7 +66,8 @@ class Model:
     memory.
 
     Args:
-        llm: Path of the LLM's GGUF. None, without an mmproj: the embedded demo pair.
+        llm: Path of the LLM's GGUF, or a name (docs/catalogue.md), which brings its mmproj along; see
+            `from_pretrained`. None, without an mmproj: the embedded demo pair.
         mmproj: Path of the vision file; without it the model takes text only.
         n_ctx: Tokens of context. None: as many as the model was trained with, at most 4096.
         n_batch: Most tokens in one llama_decode.
@@ -118,6 +121,8 @@ class Model:
                 f"free_vision is {free_vision!r}; it must be one of {', '.join(FREE_VISION)}"
             )
         embedding_cache = open_cache(cache)
+        if llm is not None and not is_path(llm):
+            llm, mmproj = files_of(str(llm), mmproj, on_progress=on_progress)
         self.is_demo = llm is None and mmproj is None
         if self.is_demo:
             llm, mmproj = demo_paths()
@@ -173,6 +178,29 @@ class Model:
                 f"may be nonsense (n_ctx is {n_ctx})",
                 stacklevel=2,
             )
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, *, download: bool | None = None, update: bool = False, **options: Any
+    ) -> Model:
+        """Opens a model by its name: of the catalogue, owner/repo[:quant], or Ollama's.
+
+        Args:
+            name: What is on this disk already, in whichever program's store, is used where it lies.
+            download: Whether the hub may be asked for what is not: True for any size, None up to a gigabyte,
+                False not at all.
+            update: Ask the hub for what is newer.
+            options: As for `Model`; on_progress is also called with ("download", bytes done, bytes in all).
+
+        Raises:
+            HubError: the name leads nowhere, or what it leads to may not or could not be downloaded.
+            As `Model`.
+        """
+        mmproj = options.pop("mmproj", None)
+        llm, mmproj = files_of(
+            name, mmproj, download=download, update=update, on_progress=options.get("on_progress")
+        )
+        return cls(llm, mmproj=mmproj, **options)
 
     # --------------------------------------------------------------------------------------------- properties
 

@@ -22,12 +22,13 @@ ROOMS: dict[str, set[str]] = {
     "gguf": BASE | {"native"},
     "pictures": BASE | {"native", "gguf"},
     "llm": BASE | {"native", "gguf"},
+    "hub": BASE | {"native", "gguf"},
     "chat": BASE | {"native", "gguf", "pictures", "llm"},
-    "model": BASE | {"native", "gguf", "pictures", "llm", "chat"},
+    "model": BASE | {"native", "gguf", "pictures", "llm", "chat", "hub"},
     "tiling": BASE | {"pictures"},
     "__init__": BASE | {"native", "pictures", "chat", "model"},
     "demo": {"__init__"},
-    "cli": BASE | {"native", "gguf", "pictures", "llm", "chat", "model", "tiling", "demo", "__init__"},
+    "cli": BASE | {"native", "gguf", "pictures", "llm", "chat", "hub", "model", "tiling", "demo", "__init__"},
     "__main__": {"cli"},
 }
 Graph = Mapping[str, Set[str]]

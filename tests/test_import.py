@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 HEAVY = (
-    "torch", "transformers", "numpy", "PIL", "llama_cpp", "gguf", "jinja2", "typer", "prompt_toolkit"
+    "torch", "transformers", "numpy", "PIL", "llama_cpp", "gguf", "jinja2", "typer", "prompt_toolkit",
+    "huggingface_hub",
 )  # fmt: skip
 
 
@@ -39,7 +40,7 @@ from bluelm_gguf import Model
 with Model({str(files.llm)!r}, mmproj={str(files.mmproj)!r}, n_ctx=512) as model:
     model.generate("what", images=[{str(files.small)!r}], max_tokens=2)
 import bluelm_gguf.cli.main, bluelm_gguf.cli.doctor, bluelm_gguf.gguf.info, bluelm_gguf.tiling
-print([m for m in ("torch", "transformers", "bluelm_gguf.convert") if m in sys.modules])
+print([m for m in ("torch", "transformers", "huggingface_hub", "bluelm_gguf.convert") if m in sys.modules])
 """
     assert _run(code).strip() == "[]"
 

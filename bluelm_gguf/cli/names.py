@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from ..progress import ProgressFn
 from .terminal import ProgressLine, printable, say
 
 if TYPE_CHECKING:
-    from ..hub.download import Note, Progress
+    from ..hub.download import Note
     from ..hub.found import Found
 
 Result = TypeVar("Result")
@@ -54,7 +55,7 @@ def resolve_name(text: str, *, yes: bool) -> Found:
     from ..hub.places import Places
     from ..hub.resolve import resolve
 
-    def run(progress: Progress, note: Note) -> Found:
+    def run(progress: ProgressFn, note: Note) -> Found:
         return resolve(text, Places.of_environment(), ask=asker(yes), on_progress=progress, on_note=note)
 
     found = with_progress(run)
@@ -86,7 +87,7 @@ def fetch_checkpoint(text: str, *, yes: bool) -> Path:
     )
 
 
-def with_progress(run: Callable[[Progress, Note], Result]) -> Result:
+def with_progress(run: Callable[[ProgressFn, Note], Result]) -> Result:
     """Runs a download with a line of progress; Ctrl-C says that it can go on."""
     progress = ProgressLine()
     has_begun = False

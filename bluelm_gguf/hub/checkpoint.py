@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..errors import HubError
 from ..gguf.info import size
-from .download import Note, Progress, download, missing_bytes
+from ..progress import ProgressFn
+from .download import Note, download, missing_bytes
 from .names import parse
 from .places import Places
 from .remote import Listing, RemoteFile, listing
@@ -22,7 +23,7 @@ def fetch(
     places: Places,
     *,
     ask: Ask | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ProgressFn | None = None,
     on_note: Note | None = None,
 ) -> Path:
     """Downloads a checkpoint's files into Hugging Face's cache and says where its directory is.

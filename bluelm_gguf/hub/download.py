@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .. import __version__
 from ..errors import Cancelled, HubError
 from ..gguf.info import size
+from ..progress import ProgressFn
+from ..version import __version__
 from . import hf_cache
 from .places import Places
 from .remote import Listing, RemoteFile, disk_error, explained, quiet
 
-Progress = Callable[[str, int, int], bool | None]
-"""`on_progress("download" | "check", bytes done, bytes in all)`: returning False cancels."""
 Note = Callable[[str], None]
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -40,7 +39,7 @@ def download(
     listing: Listing,
     files: Sequence[RemoteFile],
     *,
-    on_progress: Progress | None = None,
+    on_progress: ProgressFn | None = None,
     on_note: Note | None = None,
 ) -> list[Path]:
     """Brings files of a repository into the cache; those that are there are not asked for again.
@@ -49,7 +48,7 @@ def download(
         places: Where the cache is.
         listing: The repository.
         files: Of it.
-        on_progress: Called with the bytes of all files together.
+        on_progress: Called with "download" and then "check", and the bytes of all files together.
         on_note: Called with what may be worth a line.
 
     Returns:

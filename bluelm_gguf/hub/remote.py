@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from .. import __version__
 from ..errors import BluelmError, HubError
+from ..version import __version__
 from .places import Places
 
 

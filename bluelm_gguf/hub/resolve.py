@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..errors import HubError
 from ..gguf.head import read_head
@@ -15,10 +16,11 @@ from ..gguf.info import size
 from ..gguf.memory import MemoryNeed
 from ..gguf.pair import judge
 from ..native.machine import available_memory
+from ..progress import ProgressFn
 from . import ollama, stores
 from .catalogue import Entry, fitting, lookup, of_repo
 from .choice import Choice, best_mmproj, choose, choose_for, quants
-from .download import Note, Progress, download, missing_bytes
+from .download import Note, download, missing_bytes
 from .found import HF_CACHE, Found
 from .names import Name, parse
 from .places import Places
@@ -152,7 +154,7 @@ def resolve(
     *,
     ask: Ask | None = None,
     may_download: bool = True,
-    on_progress: Progress | None = None,
+    on_progress: ProgressFn | None = None,
     on_note: Note | None = None,
 ) -> Found:
     """The files of a name: from this disk without asking anybody, else from the hub.
@@ -189,12 +191,41 @@ def resolve(
     return pull(text, places, ask=ask, on_progress=on_progress, on_note=on_note)
 
 
+def files_of(
+    llm: str,
+    mmproj: str | Path | None = None,
+    *,
+    download: bool | None = None,
+    update: bool = False,
+    on_progress: ProgressFn | None = None,
+) -> tuple[Path, str | Path | None]:
+    """Language model and vision file of a name, for `Model`.
+
+    Args:
+        llm: The name.
+        mmproj: The vision file, if it is to be another than the name's.
+        download: True downloads whatever it takes, None up to `ASK_ABOVE` bytes, False nothing.
+        update: Ask the hub for what is newer.
+        on_progress: Called with ("download", bytes done, bytes in all).
+
+    Raises:
+        As `resolve`.
+    """
+    ask = (lambda _: True) if download else None
+    places = Places.of_environment()
+    if update:
+        found = pull(llm, places, ask=ask, on_progress=on_progress)
+    else:
+        found = resolve(llm, places, ask=ask, may_download=download is not False, on_progress=on_progress)
+    return found.llm, mmproj or found.mmproj
+
+
 def pull(
     text: str,
     places: Places,
     *,
     ask: Ask | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ProgressFn | None = None,
     on_note: Note | None = None,
 ) -> Found:
     """Brings a name's files as the hub has them now; what is there and the same is not downloaded again.
