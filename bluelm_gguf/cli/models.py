@@ -113,12 +113,15 @@ def _print_catalogue(
 ) -> None:
     from ..gguf.info import count, size
 
-    rows = [("name", "parameters", "download", "to run", "sees by", "here", "licence", "good at")]
+    rows: list[tuple[str, ...]] = [
+        ("name", "parameters", "download", "to run", "sees by", "here", "licence", "good at")
+    ]
     if times is not None:
-        rows = [("name", "parameters", "download", "to run", "first answer", "here", "licence", "good at")]
+        rows = [("name", "parameters", "download", "to run", "first answer", "here", "good at")]
     for entry in entries:
         way = "own encoder" if entry.sees_natively else "libmtmd"
         time = times.get(entry.name) if times is not None else None
+        licence = [entry.licence] if times is None else []
         rows.append(
             (
                 entry.name,
@@ -127,7 +130,7 @@ def _print_catalogue(
                 size(entry.need().total),
                 way if times is None else str(time or "not measured"),
                 "yes" if _is_here(entry, here) else "",
-                entry.licence,
+                *licence,
                 entry.good_at,
             )
         )
