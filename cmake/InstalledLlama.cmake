@@ -1,6 +1,7 @@
 # llama.cpp as the installed llama-cpp-python brings it: shared libraries, so that a Python process holds one ggml.
 #
-# Sets BLUELM_LLAMA_INCLUDE_DIRS, BLUELM_LLAMA_LIBRARIES, BLUELM_LLAMA_CPP_VERSION.
+# Sets BLUELM_LLAMA_INCLUDE_DIRS, BLUELM_LLAMA_LIBRARIES, BLUELM_LLAMA_CPP_VERSION; BLUELM_GGML_LIBRARIES, ggml alone,
+# and BLUELM_GGML_VERSION.
 
 find_package(Python REQUIRED COMPONENTS Interpreter)
 execute_process(
@@ -34,3 +35,12 @@ foreach(name llama ggml ggml-base ggml-cpu)
   find_library(${variable} ${name} PATHS "${BLUELM_LLAMA_CPP_PACKAGE}/lib" NO_DEFAULT_PATH REQUIRED)
   list(APPEND BLUELM_LLAMA_LIBRARIES "${${variable}}")
 endforeach()
+set(BLUELM_GGML_LIBRARIES "${BLUELM_LLAMA_LIBRARIES}")
+list(REMOVE_AT BLUELM_GGML_LIBRARIES 0)
+find_file(BLUELM_GGML_VERSION_FILE ggml-config-version.cmake
+  PATHS "${BLUELM_LLAMA_CPP_PACKAGE}/../lib/cmake/ggml" "${BLUELM_LLAMA_CPP_PACKAGE}/lib/cmake/ggml" NO_DEFAULT_PATH)
+set(BLUELM_GGML_VERSION "")
+if(BLUELM_GGML_VERSION_FILE)
+  file(STRINGS "${BLUELM_GGML_VERSION_FILE}" BLUELM_GGML_VERSION REGEX "^set\\(PACKAGE_VERSION \"" LIMIT_COUNT 1)
+  string(REGEX REPLACE ".*\"(.*)\".*" "\\1" BLUELM_GGML_VERSION "${BLUELM_GGML_VERSION}")
+endif()

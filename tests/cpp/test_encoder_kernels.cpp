@@ -384,7 +384,7 @@ void test_epilogues(CpuLevel level, bool of_int) {
     ends.gelu_f32(sums, nullptr, out.as<float>(), stride);
     compare("gelu_f32", false, 1e-5, 1e-5,
             [&](int r, int i) -> double { return gelu_tanh(static_cast<float>(value(r, i))); });
-    ends.gelu_erf_f32(sums, out.as<float>(), stride);
+    ends.gelu_erf_f32(sums, nullptr, out.as<float>(), stride);
     compare("gelu_erf_f32", false, 1e-6, 1e-5, [&](int r, int i) -> double {
         return 0.5 * value(r, i) * std::erfc(-value(r, i) * std::sqrt(0.5));
     });
@@ -421,7 +421,7 @@ void test_attention(MatmulType type, CpuLevel level, bool spoilt) {
     const Attention attention(type, *kernel, row_ops(level), n, d);
     const Guarded scratch(attention.scratch_bytes(), 64);
     if (kernel->enter) kernel->enter();
-    attention.pack(k, v, stride, scratch.data);
+    attention.pack(k, stride, v, stride, scratch.data);
     const int64_t part = attention.queries_in_block() * uniform(1, 2);
     for (int64_t first = 0; first < n; first += part) {
         attention.attend(q, stride, first, std::min(n, first + part), scratch.data, out.as<char>(),

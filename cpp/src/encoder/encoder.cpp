@@ -80,7 +80,7 @@ bool Encoder::Thread::attention() {
         const char* q = run_.qkv.data() + static_cast<size_t>(tile * n) * in_stride +
                         static_cast<size_t>(head * d) * run_.wide_bytes;
         const size_t third = static_cast<size_t>(width) * run_.wide_bytes;
-        if (index != packed) e_.attention_.pack(q + third, q + 2 * third, in_stride, attention_);
+        if (index != packed) e_.attention_.pack(q + third, in_stride, q + 2 * third, in_stride, attention_);
         packed = index;
         const int64_t begin = std::min(n, unit % parts * part);
         e_.attention_.attend(q, in_stride, begin, std::min(n, begin + part), attention_,
@@ -194,7 +194,7 @@ bool Encoder::Thread::project(int64_t first, int64_t n) {
             if (c.projector_gelu_tanh) {
                 end.gelu_f32(sums, nullptr, to, static_cast<size_t>(hidden));
             } else {
-                end.gelu_erf_f32(sums, to, static_cast<size_t>(hidden));
+                end.gelu_erf_f32(sums, nullptr, to, static_cast<size_t>(hidden));
             }
         })) {
         return false;

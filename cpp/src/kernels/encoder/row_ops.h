@@ -36,6 +36,9 @@ struct RowOps {
     // out = (x - mean) / sqrt(var + eps) * w + b over n values, biased variance, as torch's LayerNorm.
     void (*layer_norm)(const float* x, const float* w, const float* b, float eps, int64_t n, float* out);
 
+    // out = x / sqrt(mean of x^2 + eps) * w over n values.
+    void (*rms_norm)(const float* x, const float* w, float eps, int64_t n, float* out);
+
     // x[0..n) -> int8 (q ^ flip), zeros up to n_padded (times flip); x = q * result, |q| <= 127.
     float (*quantise)(const float* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out);
     float (*quantise_bf16)(const uint16_t* x, int64_t n, int64_t n_padded, uint8_t flip, int8_t* out);
@@ -63,10 +66,16 @@ struct RowOps {
         void (*store_bf16)(const Sums&, uint16_t* out, size_t out_stride);
         void (*gelu_f32)(const Sums&, const float* multiply, float* out, size_t out_stride);
         void (*gelu_bf16)(const Sums&, const float* multiply, uint16_t* out, size_t out_stride);
-        void (*gelu_erf_f32)(const Sums&, float* out, size_t out_stride);
+        void (*gelu_erf_f32)(const Sums&, const float* multiply, float* out, size_t out_stride);
+        void (*gelu_erf_bf16)(const Sums&, const float* multiply, uint16_t* out, size_t out_stride);
+        void (*gelu_quick_f32)(const Sums&, const float* multiply, float* out, size_t out_stride);
+        void (*gelu_quick_bf16)(const Sums&, const float* multiply, uint16_t* out, size_t out_stride);
         void (*residual)(const Sums&, float* x, size_t x_stride);
     };
     Epilogues of_int32, of_float;
+
+    // s[0..n) = s * scale + mask, half precision; returns the largest.
+    float (*add_mask)(float* s, const uint16_t* mask, float scale, int64_t n);
 
     // s[0..n) -> exp(scale * (s - max)), zeros up to n_padded; returns their sum. In place as float, or as
     // bf16 into `out`, where the sum is that of the rounded values.

@@ -107,6 +107,13 @@ BLUELM_INLINE Vec gelu_of(Vec y) {
     return y * BLUELM_RECIPROCAL(below);
 }
 
+// y * sigmoid(1.702 y)
+BLUELM_INLINE Vec gelu_quick_of(Vec y) {
+    Vec t = y * (-1.702f * 1.4426950408889634f);
+    t = BLUELM_MIN((Vec){} + 125.0f, BLUELM_MAX((Vec){} - 125.0f, t));
+    return y / (exp2_of<true>(t) + 1.0f);
+}
+
 // y * Phi(y), Phi the normal distribution: Abramowitz and Stegun 7.1.26 for its tail, absolute error 1e-7.
 BLUELM_INLINE Vec gelu_erf_of(Vec y) {
     const Vec z = (y < 0.0f ? -y : y) * 0.70710678f;
@@ -138,6 +145,17 @@ void layer_norm(const float* x, const float* w, const float* b, float eps, int64
     for (i = 0; i + kLanes <= n; i += kLanes)
         store(out + i, (load<Vec>(x + i) - mean) * scale * load<Vec>(w + i) + load<Vec>(b + i));
     for (; i < n; ++i) out[i] = (x[i] - mean) * scale * w[i] + b[i];
+}
+
+void rms_norm(const float* x, const float* w, float eps, int64_t n, float* out) {
+    Vec squares = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) squares += load<Vec>(x + i) * load<Vec>(x + i);
+    float rest = 0;
+    for (; i < n; ++i) rest += x[i] * x[i];
+    const float scale = 1.0f / __builtin_sqrtf((add_up(squares) + rest) / static_cast<float>(n) + eps);
+    for (i = 0; i + kLanes <= n; i += kLanes) store(out + i, load<Vec>(x + i) * scale * load<Vec>(w + i));
+    for (; i < n; ++i) out[i] = x[i] * scale * w[i];
 }
 
 BLUELM_INLINE Vec load_value(const float* x, int64_t) { return load<Vec>(x); }
@@ -264,12 +282,14 @@ void multiply_row(const float* x, float factor, int64_t n, Out* out) {
     if (i < n) put_part(out + i, load_part<Vec>(x + i, n - i) * factor, n - i);
 }
 
-enum class Epilogue { kStore, kGelu, kGeluErf, kResidual };
+enum class Epilogue { kStore, kGelu, kGeluErf, kGeluQuick, kResidual };
+constexpr bool is_gelu(Epilogue e) { return e != Epilogue::kStore && e != Epilogue::kResidual; }
 
 template <Epilogue kEpilogue, bool kExact>
 BLUELM_INLINE Vec finish(Vec value, Vec other) {
     if (kEpilogue == Epilogue::kGelu) return gelu_of<kExact>(value) * other;
-    if (kEpilogue == Epilogue::kGeluErf) return gelu_erf_of(value);
+    if (kEpilogue == Epilogue::kGeluErf) return gelu_erf_of(value) * other;
+    if (kEpilogue == Epilogue::kGeluQuick) return gelu_quick_of(value) * other;
     if (kEpilogue == Epilogue::kResidual) return value + other;
     return value;
 }
@@ -291,7 +311,7 @@ void epilogue(const Sums& s, const float* multiply, Out* out, size_t out_stride)
             if (has_middle) value += load<Vec>(s.column_sum + i) * middle;
             Vec other = one;
             if (kEpilogue == Epilogue::kResidual) other = load_value(out + i, 0);
-            if (kEpilogue == Epilogue::kGelu && multiply) other = load<Vec>(multiply + i);
+            if (is_gelu(kEpilogue) && multiply) other = load<Vec>(multiply + i);
             put(out + i, finish<kEpilogue, kExact>(value, other));
         }
         const int64_t n = s.n - i;
@@ -303,7 +323,7 @@ void epilogue(const Sums& s, const float* multiply, Out* out, size_t out_stride)
         if (has_middle) value += load_part<Vec>(s.column_sum + i, n) * middle;
         Vec other = one;
         if (kEpilogue == Epilogue::kResidual) other = load_value_part(out + i, n);
-        if (kEpilogue == Epilogue::kGelu && multiply) other = load_part<Vec>(multiply + i, n);
+        if (is_gelu(kEpilogue) && multiply) other = load_part<Vec>(multiply + i, n);
         put_part(out + i, finish<kEpilogue, kExact>(value, other), n);
     }
 }
@@ -322,17 +342,54 @@ struct EpiloguesOf {
     static void gelu_bf16(const Sums& s, const float* multiply, uint16_t* out, size_t stride) {
         epilogue<Sum, uint16_t, Epilogue::kGelu, false>(s, multiply, out, stride);
     }
-    static void gelu_erf_f32(const Sums& s, float* out, size_t stride) {
-        epilogue<Sum, float, Epilogue::kGeluErf, true>(s, nullptr, out, stride);
+    static void gelu_erf_f32(const Sums& s, const float* multiply, float* out, size_t stride) {
+        epilogue<Sum, float, Epilogue::kGeluErf, true>(s, multiply, out, stride);
+    }
+    static void gelu_erf_bf16(const Sums& s, const float* multiply, uint16_t* out, size_t stride) {
+        epilogue<Sum, uint16_t, Epilogue::kGeluErf, true>(s, multiply, out, stride);
+    }
+    static void gelu_quick_f32(const Sums& s, const float* multiply, float* out, size_t stride) {
+        epilogue<Sum, float, Epilogue::kGeluQuick, true>(s, multiply, out, stride);
+    }
+    static void gelu_quick_bf16(const Sums& s, const float* multiply, uint16_t* out, size_t stride) {
+        epilogue<Sum, uint16_t, Epilogue::kGeluQuick, true>(s, multiply, out, stride);
     }
     static void residual(const Sums& s, float* x, size_t stride) {
         epilogue<Sum, float, Epilogue::kResidual, true>(s, nullptr, x, stride);
     }
-    static constexpr RowOps::Epilogues kAll = {store_f32, store_bf16,   gelu_f32,
-                                               gelu_bf16, gelu_erf_f32, residual};
+    static constexpr RowOps::Epilogues kAll = {
+        store_f32,     store_bf16,     gelu_f32,        gelu_bf16, gelu_erf_f32,
+        gelu_erf_bf16, gelu_quick_f32, gelu_quick_bf16, residual};
 };
 
 // ---------------------------------------------------------------------------------------------- softmax
+
+// Exponent and mantissa moved to a float's places, and 2^112 for the difference of the biases.
+BLUELM_INLINE Vec float_of_half(VecH x) {
+    const VecU bits = __builtin_convertvector(x, VecU);
+    const VecU magnitude = (bits & 0x7fffu) << 13;
+    const VecU finite = (VecU)((Vec)magnitude * 0x1p112f);
+    const VecU value = magnitude >= (0x7c00u << 13) ? (magnitude | 0x7f800000u) : finite;
+    return (Vec)(value | (bits & 0x8000u) << 16);
+}
+
+float add_mask(float* s, const uint16_t* mask, float scale, int64_t n) {
+    Vec largest = (Vec){} - __builtin_inff();
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const Vec v = load<Vec>(s + i) * scale + float_of_half(load<VecH>(mask + i));
+        store(s + i, v);
+        largest = BLUELM_MAX(v, largest);
+    }
+    float max = -__builtin_inff();
+    for (int j = 0; j < kLanes; ++j) max = largest[j] > max ? largest[j] : max;
+    if (i < n) {
+        const Vec v = load_part<Vec>(s + i, n - i) * scale + float_of_half(load_part<VecH>(mask + i, n - i));
+        store_part(s + i, v, n - i);
+        for (int64_t j = i; j < n; ++j) max = s[j] > max ? s[j] : max;
+    }
+    return max;
+}
 
 template <bool kExact, class Out>
 float softmax(const float* s, int64_t n, int64_t n_padded, float scale, Out* out) {
@@ -445,6 +502,7 @@ int32_t add_up_int8(const int8_t* x, int64_t n) {
 constexpr RowOps row_ops_named(const char* name) {
     return {name,
             layer_norm,
+            rms_norm,
             quantise_row<float>,
             quantise_row<uint16_t>,
             quantise_row_around<float>,
@@ -455,6 +513,7 @@ constexpr RowOps row_ops_named(const char* name) {
             multiply_row<uint16_t>,
             EpiloguesOf<int32_t>::kAll,
             EpiloguesOf<float>::kAll,
+            add_mask,
             softmax_f32,
             softmax_bf16,
             q8_0_to_float,
