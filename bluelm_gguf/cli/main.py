@@ -20,6 +20,7 @@ from .cache import cache
 from .common import Failure, command
 from .files import convert, info, tiles
 from .models import models, pull, rm
+from .plugin import plugin
 from .terminal import say
 
 app = typer.Typer(
@@ -62,7 +63,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *args: Any, *
 _python_shows_warning = warnings.showwarning
 
 
-for _command in (run, chat, pull, models, rm, convert, info, tiles):
+for _command in (run, chat, pull, models, rm, convert, info, tiles, plugin):
     app.command()(_command)
 app.command(context_settings=PASS_THROUGH)(bench)
 app.add_typer(cache, name="cache")

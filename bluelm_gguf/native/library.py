@@ -242,16 +242,28 @@ def library_path() -> Path:
         NativeError: it is not there.
     """
     name = {"darwin": "libbluelm.dylib", "win32": "bluelm.dll"}.get(sys.platform, "libbluelm.so")
-    # An editable install has two package directories: the sources, and site-packages with what was compiled.
+    found = _compiled(name)
+    if found:
+        return found
     package = sys.modules[__name__.partition(".")[0]]
-    for directory in package.__path__:
-        candidate = Path(directory) / "lib" / name
-        if candidate.is_file():
-            return candidate
     raise errors.NativeError(
         f"{name} is not in {' or '.join(f'{d}/lib' for d in package.__path__)}: install the package with "
         "pip (pip install . in the source directory), which compiles it"
     )
+
+
+def plugin_path() -> Path | None:
+    """Where the encoder kernels lie as a plugin for stock programs (docs/plugin.md); None: not compiled."""
+    return _compiled("ggml-bluelm.dll" if sys.platform == "win32" else "libggml-bluelm.so")
+
+
+def _compiled(name: str) -> Path | None:
+    # An editable install has two package directories: the sources, and site-packages with what was compiled.
+    for directory in sys.modules[__name__.partition(".")[0]].__path__:
+        candidate = Path(directory) / "lib" / name
+        if candidate.is_file():
+            return candidate
+    return None
 
 
 @functools.cache

@@ -30,9 +30,9 @@ def test_version_and_help(program) -> None:
     for args in (["-h"], ["--help"]):
         done = program(*args)
         assert done.returncode == 0
-        for command in ("run", "chat", "convert", "info", "tiles", "cache", "doctor"):
+        for command in ("run", "chat", "convert", "info", "tiles", "plugin", "cache", "doctor"):
             assert f"\n  {command} " in done.stdout
-    for command in ("run", "chat", "convert", "info", "tiles", "doctor"):
+    for command in ("run", "chat", "convert", "info", "tiles", "plugin", "doctor"):
         assert program(command, "-h").returncode == 0
 
 

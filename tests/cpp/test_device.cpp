@@ -1,6 +1,6 @@
-// The device for libmtmd's encoders against ggml's own CPU backend: linear layers of every type and shape with what
-// follows them, norms, attention with and without masks, whole blocks, on fresh random input; what it does with
-// memory, threads, cancelling and graphs cut in pieces. Usage: test_device.
+// The device for libmtmd's encoders against ggml's own CPU backend: linear layers of every type and shape
+// with what follows them, norms, attention with and without masks, whole blocks, on fresh random input; what
+// it does with memory, threads, cancelling and graphs cut in pieces. Usage: test_device.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -30,8 +30,8 @@ using Context = std::unique_ptr<ggml_context, decltype(&ggml_free)>;
 using Backend = std::unique_ptr<ggml_backend, decltype(&ggml_backend_free)>;
 using Buffer = std::unique_ptr<ggml_backend_buffer, decltype(&ggml_backend_buffer_free)>;
 
-// A graph of `build` on a backend through ggml's scheduler, with weights of its own. Weights and inputs hold the same
-// values in every Net of a seed.
+// A graph of `build` on a backend through ggml's scheduler, with weights of its own. Weights and inputs hold
+// the same values in every Net of a seed.
 class Net {
 public:
     using Build = std::function<ggml_tensor*(Net&)>;
@@ -46,9 +46,9 @@ public:
         graph_ = ggml_new_graph_custom(nodes_.get(), 512, false);
         ggml_build_forward_expand(graph_, output);
         ggml_backend_t first = is_device ? backend_.get() : cpu_.get();
-        buffer_.reset(ggml_backend_alloc_ctx_tensors_from_buft(
-            weights_.get(), ggml_backend_get_default_buffer_type(first)));
-        ggml_backend_buffer_set_usage(buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+        buffer_.reset(ggml_backend_alloc_ctx_tensors_from_buft(weights_.get(),
+                                                               ggml_backend_get_default_buffer_type(first)));
+        if (buffer_) ggml_backend_buffer_set_usage(buffer_.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
         for (auto& [tensor, values] : values_)
             if (!(tensor->flags & GGML_TENSOR_FLAG_INPUT)) set(tensor, values);
         ggml_backend_t all[] = {first, cpu_.get()};
@@ -79,9 +79,10 @@ public:
 
     // eval: asked for each node, as a scheduler's callback; NULL for none.
     ggml_status run(ggml_backend_sched_eval_callback eval = nullptr) {
-        ggml_backend_sched_reset(scheduler_);
         ggml_backend_sched_set_eval_callback(scheduler_, eval, nullptr);
-        if (!ggml_backend_sched_alloc_graph(scheduler_, graph_)) return GGML_STATUS_ALLOC_FAILED;
+        if (!is_allocated_ && !ggml_backend_sched_alloc_graph(scheduler_, graph_))
+            return GGML_STATUS_ALLOC_FAILED;
+        is_allocated_ = true;
         for (auto& [tensor, values] : values_)
             if (tensor->flags & GGML_TENSOR_FLAG_INPUT) set(tensor, values);
         return ggml_backend_sched_graph_compute(scheduler_, graph_);
@@ -97,8 +98,9 @@ public:
 
 private:
     static Context make_context() {
-        return Context(ggml_init({512 * ggml_tensor_overhead() + ggml_graph_overhead_custom(512, false), nullptr, true}),
-                       ggml_free);
+        return Context(
+            ggml_init({512 * ggml_tensor_overhead() + ggml_graph_overhead_custom(512, false), nullptr, true}),
+            ggml_free);
     }
     void fill(ggml_tensor* t, float size, float middle) {
         std::vector<float> values(static_cast<size_t>(ggml_nelements(t)));
@@ -119,6 +121,7 @@ private:
     Buffer buffer_{nullptr, ggml_backend_buffer_free};
     std::vector<std::pair<ggml_tensor*, std::vector<float>>> values_;
     ggml_cgraph* graph_ = nullptr;
+    bool is_allocated_ = false;
     ggml_backend_sched_t scheduler_ = nullptr;
 };
 
@@ -136,7 +139,7 @@ void compare(const char* what, double bound, const Net::Build& build, int n_thre
     const uint32_t seed = check::random_engine()();
     Net expected(false, seed, build), found(true, seed, build);
     CHECK_F(expected.run() == GGML_STATUS_SUCCESS, "%s: ggml does not compute it", what);
-    const DeviceCall call(n_threads > 0 ? n_threads : uniform(1, 4), nullptr, nullptr);
+    const DeviceCall call(n_threads > 0 ? n_threads : uniform(1, 2), nullptr, nullptr);
     CHECK_F(found.run() == GGML_STATUS_SUCCESS, "%s: the device does not compute it", what);
     const double difference = error(found.result(), expected.result());
     CHECK_F(difference <= bound, "%s: error %g, at most %g", what, difference, bound);
@@ -145,9 +148,9 @@ void compare(const char* what, double bound, const Net::Build& build, int n_thre
     CHECK_F(found.run() == GGML_STATUS_SUCCESS && found.result() == before, "%s: a second run differs", what);
 }
 
-// int8: rows of both sides have 8 bits for what reaches 3 to 4 deviations: 2 * (4 / 127 / sqrt(12)) ~ 0.02 of one
-// product's size at the worst, which is the sums' as well. bf16 has 8 bits of mantissa: 2^-9 a side. q8_0 and q4_0:
-// ggml rounds its activations to 8 bits, too.
+// int8: rows of both sides have 8 bits for what reaches 3 to 4 deviations: 2 * (4 / 127 / sqrt(12)) ~ 0.02 of
+// one product's size at the worst, which is the sums' as well. bf16 has 8 bits of mantissa: 2^-9 a side. q8_0
+// and q4_0: ggml rounds its activations to 8 bits, too.
 constexpr double kInt8 = 0.03, kBf16 = 0.012, kQuantised = 0.03, kF32 = 2e-3;
 
 double bound_for(ggml_type type) { return ggml_is_quantized(type) ? kQuantised : kBf16; }
@@ -160,7 +163,8 @@ ggml_tensor* layer_norm(Net& net, ggml_tensor* x, bool is_rms = false) {
     return ggml_add(net.nodes(), ggml_mul(net.nodes(), ggml_norm(net.nodes(), x, 1e-6f), w), b);
 }
 
-ggml_tensor* linear(Net& net, ggml_tensor* x, int64_t n_out, ggml_type type = GGML_TYPE_F32, bool bias = true) {
+ggml_tensor* linear(Net& net, ggml_tensor* x, int64_t n_out, ggml_type type = GGML_TYPE_F32,
+                    bool bias = true) {
     const float size = 1.0f / std::sqrt(static_cast<float>(x->ne[0]));
     ggml_tensor* y = ggml_mul_mat(net.nodes(), net.weight(type, x->ne[0], n_out, size), x);
     return bias ? ggml_add(net.nodes(), y, net.weight(GGML_TYPE_F32, n_out, 1, 0.3f)) : y;
@@ -181,18 +185,21 @@ void test_linear() {
             return linear(net, layer_norm(net, net.input(n_in + 256 * (block == 256), rows)), n_out, type);
         });
     }
-    compare("4304 inputs", kBf16, [&](Net& net) { return linear(net, net.input(4304, 7), 33, GGML_TYPE_F16); });
+    compare("4304 inputs", kBf16,
+            [&](Net& net) { return linear(net, net.input(4304, 7), 33, GGML_TYPE_F16); });
     compare("a view's rows", kBf16, [&](Net& net) {
         ggml_tensor* x = net.input(100, 40);
         ggml_tensor* view = ggml_view_2d(net.nodes(), x, 60, 20, 2 * x->nb[1], 12 * sizeof(float));
         return linear(net, view, 50);
     });
-    compare("rms norm", kInt8, [&](Net& net) { return linear(net, layer_norm(net, net.input(130, 50), true), 70); });
+    compare("rms norm", kInt8,
+            [&](Net& net) { return linear(net, layer_norm(net, net.input(130, 50), true), 70); });
     // A norm and a product that something else needs as well.
     compare("not only ours", kInt8, [&](Net& net) {
         ggml_tensor* x = layer_norm(net, net.input(96, 30));
         ggml_tensor* y = linear(net, x, 96);
-        return ggml_add(net.nodes(), ggml_mul(net.nodes(), ggml_gelu(net.nodes(), y), x), ggml_sin(net.nodes(), y));
+        return ggml_add(net.nodes(), ggml_mul(net.nodes(), ggml_gelu(net.nodes(), y), x),
+                        ggml_sin(net.nodes(), y));
     });
     compare("sum of two layers", kInt8, [&](Net& net) {
         ggml_tensor* x = layer_norm(net, net.input(96, 30));
@@ -254,7 +261,8 @@ ggml_tensor* attention(Net& net, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v,
 void test_attention() {
     for (int round = 0; round < 12; ++round) {
         const int64_t d = 8 * uniform(1, 16), heads = uniform(1, 4), shared = round % 4 == 3 ? 2 : 1;
-        const int64_t n_q = uniform(1, 150), n_kv = round % 3 == 2 ? uniform(1, 150) : n_q, batch = uniform(1, 2);
+        const int64_t n_q = uniform(1, 150), n_kv = round % 3 == 2 ? uniform(1, 150) : n_q,
+                      batch = uniform(1, 2);
         const int kind = round % 4;  // 0: no mask, 1: windows, 2: any values, 3: no mask, shared K and V
         compare(("attention " + std::to_string(kind)).c_str(), kBf16, [&](Net& net) {
             ggml_tensor* q = net.input(d, heads * shared, n_q, batch);
@@ -281,7 +289,8 @@ ggml_tensor* block(Net& net, ggml_tensor* x, int64_t heads, bool is_fused) {
     ggml_tensor *normed = layer_norm(net, x), *q, *k, *v;
     if (is_fused) {
         ggml_tensor* all = linear(net, normed, 3 * d);
-        const size_t head = static_cast<size_t>(head_dim) * 4, row = all->nb[1], third = static_cast<size_t>(d) * 4;
+        const size_t head = static_cast<size_t>(head_dim) * 4, row = all->nb[1],
+                     third = static_cast<size_t>(d) * 4;
         q = ggml_view_3d(ctx, all, head_dim, heads, n, head, row, 0);
         k = ggml_view_3d(ctx, all, head_dim, heads, n, head, row, third);
         v = ggml_view_3d(ctx, all, head_dim, heads, n, head, row, 2 * third);
@@ -304,8 +313,8 @@ Net::Build blocks(int64_t d, int64_t n, bool is_fused) {
 
 void test_blocks() {
     for (const bool is_fused : {false, true}) {
-        for (int n_threads = 1; n_threads <= 4; ++n_threads)
-            compare("blocks", kInt8, blocks(4 * uniform(5, 30), uniform(1, 420), is_fused), n_threads);
+        for (int n_threads = 1; n_threads <= 4; n_threads += 3)
+            compare("blocks", kInt8, blocks(4 * uniform(5, 30), uniform(1, 200), is_fused), n_threads);
     }
     // Threads change no bit, nor does a graph that is cut behind every node change much.
     const uint32_t seed = check::random_engine()();
@@ -323,7 +332,7 @@ void test_blocks() {
 
 void test_cancelling() {
     const uint32_t seed = check::random_engine()();
-    Net net(true, seed, blocks(256, 700, false));
+    Net net(true, seed, blocks(256, 500, false));
     CHECK(net.run() == GGML_STATUS_SUCCESS);
     const std::vector<float> expected = net.result();
     struct Seen {
@@ -350,7 +359,7 @@ void test_cancelling() {
     }
     CHECK(net.run() == GGML_STATUS_SUCCESS && net.result() == expected);
     // Two at once.
-    Net other(true, seed, blocks(256, 700, false));
+    Net other(true, seed, blocks(256, 500, false));
     std::thread thread([&] { CHECK(other.run() == GGML_STATUS_SUCCESS); });
     CHECK(net.run() == GGML_STATUS_SUCCESS);
     thread.join();
@@ -373,7 +382,11 @@ void test_outliers() {
     const std::vector<float> a = found.result(), b = expected.result();
     for (size_t r = 0; r < 80; ++r) {
         double dot = 0, aa = 0, bb = 0;
-        for (size_t i = r * 256; i < (r + 1) * 256; ++i) dot += double(a[i]) * b[i], aa += double(a[i]) * a[i], bb += double(b[i]) * b[i];
+        for (size_t i = r * 256; i < (r + 1) * 256; ++i) {
+            dot += double(a[i]) * b[i];
+            aa += double(a[i]) * a[i];
+            bb += double(b[i]) * b[i];
+        }
         const double cosine = dot / std::sqrt(aa * bb);
         CHECK_F(cosine >= 0.9995, "outliers: cosine %.6f of row %zu", cosine, r);
     }

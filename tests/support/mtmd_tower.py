@@ -80,7 +80,9 @@ class _File:
         self._random = np.random.default_rng(seed)
         self._made: dict[Any, np.ndarray] = {}
 
-    def put(self, name: str, shape: tuple[int, ...], kind: Q | None = None, *, norm: float | None = None) -> None:
+    def put(
+        self, name: str, shape: tuple[int, ...], kind: Q | None = None, *, norm: float | None = None
+    ) -> None:
         """norm: values around it, as norms' weights have."""
         kind = Q.F32 if kind is None else kind
         if kind in (Q.Q8_0, Q.Q4_0) and shape[-1] % 32:
@@ -210,7 +212,14 @@ class Mtmd:
     """libmtmd on one mmproj. n_embd: the LLM's width. device: a ggml_backend_dev_t; None: libmtmd's own CPU backend."""
 
     def __init__(
-        self, mmproj: Path, vocabulary: Path, n_embd: int, *, device: int | None = None, n_threads: int = 1, warmup: bool = False
+        self,
+        mmproj: Path,
+        vocabulary: Path,
+        n_embd: int,
+        *,
+        device: int | None = None,
+        n_threads: int = 1,
+        warmup: bool = False,
     ) -> None:
         import llama_cpp
         from llama_cpp import mtmd_cpp as mtmd

@@ -1,5 +1,6 @@
 #include "device/buffer.h"
 
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -25,7 +26,8 @@ void* base_of(ggml_backend_buffer_t buffer) { return context_of(buffer)->data();
 void set_memory(ggml_backend_buffer_t, ggml_tensor* tensor, uint8_t value, size_t offset, size_t size) {
     std::memset(static_cast<char*>(tensor->data) + offset, value, size);
 }
-void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, size_t offset, size_t size) {
+void set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, size_t offset,
+                size_t size) {
     context_of(buffer)->forget(tensor);
     std::memcpy(static_cast<char*>(tensor->data) + offset, data, size);
 }
@@ -73,9 +75,9 @@ void DeviceBuffer::keep(const ggml_tensor* matrix, std::shared_ptr<const PackedM
 void DeviceBuffer::drop(const ggml_tensor* matrix) {
 #if defined(__linux__)
     const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    const size_t begin = static_cast<size_t>(static_cast<char*>(matrix->data) - data());
-    const size_t first = (begin + page - 1) / page * page, last = (begin + ggml_nbytes(matrix)) / page * page;
-    if (first >= last || madvise(data() + first, last - first, MADV_DONTNEED) != 0) return;
+    const auto begin = reinterpret_cast<uintptr_t>(matrix->data), end = begin + ggml_nbytes(matrix);
+    const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+    if (first >= last || madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED) != 0) return;
     dropped_.insert(matrix->data);
 #else
     (void)matrix;

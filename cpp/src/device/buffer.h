@@ -1,8 +1,8 @@
 // The device's memory: plain CPU memory, with packed copies of matrices beside it.
 //
 // libmtmd reads a file's tensors straight into it. When a graph first multiplies with a matrix, it is packed
-// for the kernels (device/packed_matrix.h), and where the graph uses it for nothing else, its original pages go
-// back to the system.
+// for the kernels (device/packed_matrix.h), and where the graph uses it for nothing else, its original pages
+// go back to the system.
 #ifndef BLUELM_DEVICE_BUFFER_H
 #define BLUELM_DEVICE_BUFFER_H
 

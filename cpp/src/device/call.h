@@ -9,12 +9,12 @@
 
 namespace bluelm {
 
-// Holds for graphs that the device computes on this thread while the object lives: around mtmd_encode_chunk, say.
-// Not nested.
+// Holds for graphs that the device computes on this thread while the object lives: around mtmd_encode_chunk,
+// say. Not nested.
 class DeviceCall {
 public:
-    // fraction: 0..1 of the graph, done. False: cancel; mtmd_encode_chunk then returns 1, and the context can be
-    // used again.
+    // fraction: 0..1 of the graph, done. False: cancel; mtmd_encode_chunk then returns 1, and the context can
+    // be used again.
     using Progress = bool (*)(float fraction, void* user_data);
 
     // n_threads 0: BLUELM_THREADS in the environment, or the physical cores. progress NULL: none.
@@ -47,8 +47,8 @@ public:
     void begin(double total) { total_ = total > 0 ? total : 1; }
     void done(double cost) { done_ += cost; }
 
-    // Thread 0 of ggml's, which is the caller's: asks if it is time. kernel: left meanwhile (AMX's tiles), may be
-    // NULL. All: true when the caller wants to stop.
+    // Thread 0 of ggml's, which is the caller's: asks if it is time. kernel: left meanwhile (AMX's tiles),
+    // may be NULL. All: true when the caller wants to stop.
     bool stopped(int ith, const MatmulKernel* kernel);
 
 private:

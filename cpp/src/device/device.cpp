@@ -31,7 +31,8 @@ DevicePrecision precision_asked_for() {
 struct Context {
     DeviceKernels kernels{cpu_level()};
     DevicePrecision precision = precision_asked_for();
-    std::unique_ptr<ggml_backend, decltype(&ggml_backend_free)> cpu{ggml_backend_cpu_init(), ggml_backend_free};
+    std::unique_ptr<ggml_backend, decltype(&ggml_backend_free)> cpu{ggml_backend_cpu_init(),
+                                                                    ggml_backend_free};
     StepMemory memory;
     bool is_layout_known = false;
 };
@@ -63,7 +64,8 @@ struct Running {
     }
 };
 
-// The first graph of a program whose ggml is not the one we are linked with: whether it looks like one of ours.
+// The first graph of a program whose ggml is not the one we are linked with: whether it looks like one of
+// ours.
 void require_known_layout(Context& context, const ggml_cgraph* graph) {
     if (context.is_layout_known) return;
     require_graph(graph);
@@ -103,7 +105,8 @@ enum ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
     return guarded([&] { return compute(context_of(backend), graph); });
 }
 
-// Called when a graph has been split, while libmtmd warms up for one: weights are packed before the first picture.
+// Called when a graph has been split, while libmtmd warms up for one: weights are packed before the first
+// picture.
 void graph_optimize(ggml_backend_t backend, ggml_cgraph* cgraph, ggml_backend_graph_optimize_params*) {
     guarded([&] {
         Context& context = context_of(backend);
@@ -162,7 +165,8 @@ void device_props(ggml_backend_dev_t device, ggml_backend_dev_props* props) {
     device_memory(device, &props->memory_free, &props->memory_total);
 }
 
-// What ggml's CPU backend computes. Not for weights of a language model, which asks with a buffer of no bytes.
+// What ggml's CPU backend computes. Not for weights of a language model, which asks with a buffer of no
+// bytes.
 bool supports_op(ggml_backend_dev_t device, const ggml_tensor* op) {
     for (const ggml_tensor* source : op->src) {
         if (source && source->buffer && source->buffer->buft == device_buffer_type(device) &&

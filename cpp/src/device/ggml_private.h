@@ -1,7 +1,7 @@
 // The private declarations of ggml that a device of our own needs, as they are in llama.cpp at commit 0c1e570
-// (inside llama-cpp-python 0.3.36): ggml/src/ggml-backend-impl.h and ggml/src/ggml-impl.h. The buffer's part is
-// in llama/ggml_cpu_private.h. check_ggml() (device/device.h) compares what can be compared before any of it is
-// used.
+// (inside llama-cpp-python 0.3.36): ggml/src/ggml-backend-impl.h and ggml/src/ggml-impl.h. The buffer's part
+// is in llama/ggml_cpu_private.h. check_ggml() (device/device.h) compares what can be compared before any of
+// it is used.
 #ifndef BLUELM_DEVICE_GGML_PRIVATE_H
 #define BLUELM_DEVICE_GGML_PRIVATE_H
 

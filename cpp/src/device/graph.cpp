@@ -71,8 +71,8 @@ const std::vector<int>& Graph::users_of(const ggml_tensor* tensor) const {
     return found == users_.end() ? none : found->second;
 }
 
-// How many sources of the whole graph's nodes it is, as ggml counted when the graph was built. This one may be
-// a part of it.
+// How many sources of the whole graph's nodes it is, as ggml counted when the graph was built. This one may
+// be a part of it.
 int Graph::uses(const ggml_tensor* tensor) const {
     const ggml_hash_set& set = graph_->visited_hash_set;
     const size_t begin = (reinterpret_cast<uintptr_t>(tensor) >> 4) % set.size;
@@ -178,7 +178,8 @@ std::optional<NormNode> Graph::norm_of(const ggml_tensor* tensor) const {
     std::memcpy(&norm.eps, current->op_params, sizeof norm.eps);
     inner = inner && is_inner(tensor);
     for (int user : users_of(tensor))
-        inner = inner && is_linear(node(user)) && node(user)->src[1] == tensor && node(user)->src[0] != tensor;
+        inner =
+            inner && is_linear(node(user)) && node(user)->src[1] == tensor && node(user)->src[0] != tensor;
     norm.is_inner = inner;
     return norm;
 }

@@ -15,7 +15,7 @@ enum class Activation { kNone, kGelu, kGeluErf, kGeluQuick };
 
 // y = norm(x) * w + b, in float32.
 struct NormNode {
-    std::vector<int> nodes;          // from the result back to the norm
+    std::vector<int> nodes;  // from the result back to the norm
     const ggml_tensor* x = nullptr;
     const ggml_tensor* w = nullptr;  // [n]
     const ggml_tensor* b = nullptr;  // [n], or NULL

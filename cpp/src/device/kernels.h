@@ -13,8 +13,8 @@ struct DeviceKernels {
     const MatmulKernel* int8;  // never NULL
     const MatmulKernel* wide;  // bf16 where the CPU has it, else float32
     MatmulType wide_type;
-    const MatmulKernel* f32;   // never NULL
-    bool is_fast;  // false: plain C++, slower than ggml's own
+    const MatmulKernel* f32;  // never NULL
+    bool is_fast;             // false: plain C++, slower than ggml's own
 
     explicit DeviceKernels(CpuLevel level)
         : ops(row_ops(level)),

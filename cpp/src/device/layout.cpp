@@ -16,8 +16,8 @@ namespace {
 void require_layout(bool is_known, const char* name) {
     if (is_known) return;
     throw Error(BLUELM_ERR_UNSUPPORTED,
-                format("this llama.cpp's %s is not laid out as in llama-cpp-python %s; use that version", name,
-                       BLUELM_LLAMA_CPP_VERSION));
+                format("this llama.cpp's %s is not laid out as in llama-cpp-python %s; use that version",
+                       name, BLUELM_LLAMA_CPP_VERSION));
 }
 
 void check_structs() {
@@ -62,10 +62,11 @@ void require_linked_ggml() {
     static const bool checked = [] {
         const char* version = ggml_version();
         if (*BLUELM_GGML_VERSION && std::strcmp(version, BLUELM_GGML_VERSION) != 0) {
-            throw Error(BLUELM_ERR_UNSUPPORTED,
-                        format("this is ggml %s, the device was built for ggml %s (llama-cpp-python %s); use that "
-                               "version",
-                               version, BLUELM_GGML_VERSION, BLUELM_LLAMA_CPP_VERSION));
+            throw Error(
+                BLUELM_ERR_UNSUPPORTED,
+                format("this is ggml %s, the device was built for ggml %s (llama-cpp-python %s); use that "
+                       "version",
+                       version, BLUELM_GGML_VERSION, BLUELM_LLAMA_CPP_VERSION));
         }
         check_structs();
         return true;
@@ -75,8 +76,9 @@ void require_linked_ggml() {
 
 void require_graph(const ggml_cgraph* graph) {
     constexpr int kMostNodes = 1 << 20;
-    bool is_known = graph->n_nodes >= 0 && graph->n_nodes < kMostNodes && (graph->nodes || graph->n_nodes == 0) &&
-                    graph->use_counts && graph->visited_hash_set.size > 0 && graph->visited_hash_set.used;
+    bool is_known = graph->n_nodes >= 0 && graph->n_nodes < kMostNodes &&
+                    (graph->nodes || graph->n_nodes == 0) && graph->use_counts &&
+                    graph->visited_hash_set.size > 0 && graph->visited_hash_set.used;
     for (int i = 0; is_known && i < graph->n_nodes; ++i) {
         const ggml_tensor* node = graph->nodes[i];
         is_known = node && node->type >= 0 && node->type < GGML_TYPE_COUNT && node->op >= 0 &&
@@ -87,9 +89,10 @@ void require_graph(const ggml_cgraph* graph) {
                                 node->op == GGML_OP_CUSTOM || node->op == GGML_OP_TIMESTEP_EMBEDDING);
     }
     if (is_known) return;
-    throw Error(BLUELM_ERR_UNSUPPORTED,
-                format("this program's ggml is not laid out as in llama-cpp-python %s; build it from that version",
-                       BLUELM_LLAMA_CPP_VERSION));
+    throw Error(
+        BLUELM_ERR_UNSUPPORTED,
+        format("this program's ggml is not laid out as in llama-cpp-python %s; build it from that version",
+               BLUELM_LLAMA_CPP_VERSION));
 }
 
 }  // namespace bluelm

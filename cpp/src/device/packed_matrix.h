@@ -1,9 +1,10 @@
-// A matrix of a ggml graph, packed for the kernels (kernels/encoder/matmul.h): y = W x for W [n_out, n_in] of any type
-// that ggml turns into floats.
+// A matrix of a ggml graph, packed for the kernels (kernels/encoder/matmul.h): y = W x for W [n_out, n_in] of
+// any type that ggml turns into floats.
 //
-// int8 has one scale for each row of W and one for each row of x, so one large channel would decide the scale of
-// all. Channels are therefore evened out where the graph tells how far each reaches (kernels/encoder/balance.h);
-// matrices that read the same rows share one InputBalance, so these rows are quantised once.
+// int8 has one scale for each row of W and one for each row of x, so one large channel would decide the scale
+// of all. Channels are therefore evened out where the graph tells how far each reaches
+// (kernels/encoder/balance.h); matrices that read the same rows share one InputBalance, so these rows are
+// quantised once.
 #ifndef BLUELM_DEVICE_PACKED_MATRIX_H
 #define BLUELM_DEVICE_PACKED_MATRIX_H
 

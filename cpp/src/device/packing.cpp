@@ -31,8 +31,8 @@ void share_out(int n_threads, int64_t n, const Body& body) {
     });
 }
 
-// How far channels reach: estimates from the weights before them, since no activation has been seen yet. They only
-// choose factors that cancel out, so a bad one costs precision and nothing else.
+// How far channels reach: estimates from the weights before them, since no activation has been seen yet. They
+// only choose factors that cancel out, so a bad one costs precision and nothing else.
 class Reach {
 public:
     Reach(const Graph& graph, const DeviceKernels& kernels, int n_threads)
@@ -80,8 +80,8 @@ private:
         return result;
     }
 
-    // The linear layer whose result a tensor is: mean + 3 deviations where only its positive side counts, else
-    // |mean| + 2 deviations, of independent inputs.
+    // The linear layer whose result a tensor is: mean + 3 deviations where only its positive side counts,
+    // else |mean| + 2 deviations, of independent inputs.
     Values of_linear(const ggml_tensor* result, bool is_positive) const {
         std::optional<LinearNode> linear;
         for (const ggml_tensor* t = result; t; t = t->src[0]) {
@@ -103,11 +103,11 @@ private:
             for (int64_t r = first; r < last; ++r) {
                 float squares, mean;
                 matrix_row(weights, r, row.data());
-                ops_.products(row.data(), floats(norm->w), norm->b ? floats(norm->b) : none.data(), n, &squares,
-                              &mean);
+                ops_.products(row.data(), floats(norm->w), norm->b ? floats(norm->b) : none.data(), n,
+                              &squares, &mean);
                 if (linear->bias) mean += floats(linear->bias)[r];
-                reach[size(r)] = is_positive ? mean + 3 * std::sqrt(squares)
-                                             : std::fabs(mean) + 2 * std::sqrt(squares);
+                reach[size(r)] =
+                    is_positive ? mean + 3 * std::sqrt(squares) : std::fabs(mean) + 2 * std::sqrt(squares);
             }
         });
         return reach;
@@ -139,8 +139,9 @@ private:
         if (outputs.size() < first + size(head_dim * kv_heads)) return {};
         Values reach(size(n));
         for (int64_t h = 0; h < heads; ++h) {
-            std::copy_n(outputs.begin() + static_cast<std::ptrdiff_t>(first) + h / (heads / kv_heads) * head_dim,
-                        head_dim, reach.begin() + h * head_dim);
+            std::copy_n(
+                outputs.begin() + static_cast<std::ptrdiff_t>(first) + h / (heads / kv_heads) * head_dim,
+                head_dim, reach.begin() + h * head_dim);
         }
         return reach;
     }
@@ -183,7 +184,8 @@ std::shared_ptr<const InputBalance> balance_for(const Reach& reach, const ggml_t
 
 }  // namespace
 
-void pack_weights(const Graph& graph, const DeviceKernels& kernels, DevicePrecision precision, int n_threads) {
+void pack_weights(const Graph& graph, const DeviceKernels& kernels, DevicePrecision precision,
+                  int n_threads) {
     // Matrices that read the same rows, in the graph's order.
     std::vector<std::pair<const ggml_tensor*, std::vector<ggml_tensor*>>> groups;
     for (int i = 0; i < graph.n_nodes(); ++i) {
@@ -195,16 +197,17 @@ void pack_weights(const Graph& graph, const DeviceKernels& kernels, DevicePrecis
         if (buffer.packed(weights) || buffer.is_dropped(weights) || !is_loaded(weights)) continue;
         const auto found = std::find_if(groups.begin(), groups.end(),
                                         [&](const auto& group) { return group.first == node->src[1]; });
-        auto& matrices = found == groups.end() ? groups.emplace_back(node->src[1], std::vector<ggml_tensor*>()).second
-                                               : found->second;
-        if (std::find(matrices.begin(), matrices.end(), weights) == matrices.end()) matrices.push_back(weights);
+        auto& matrices = found == groups.end()
+                             ? groups.emplace_back(node->src[1], std::vector<ggml_tensor*>()).second
+                             : found->second;
+        if (std::find(matrices.begin(), matrices.end(), weights) == matrices.end())
+            matrices.push_back(weights);
     }
     // All factors first: they need the matrices before, which packing gives away.
     const Reach reach(graph, kernels, n_threads);
     std::vector<Task> tasks;
     for (const auto& [x, matrices] : groups) {
-        const auto balance =
-            precision == DevicePrecision::kInt8 ? balance_for(reach, x, matrices) : nullptr;
+        const auto balance = precision == DevicePrecision::kInt8 ? balance_for(reach, x, matrices) : nullptr;
         for (ggml_tensor* matrix : matrices) tasks.push_back({matrix, balance});
     }
     for (const Task& task : tasks) {

@@ -40,14 +40,16 @@ Plan::Plan(const Graph& graph, const DeviceKernels& kernels, StepMemory& memory,
 
     const size_t n = std::max<size_t>(1, nodes_.size());
     const ggml_init_params params = {
-        (steps_.size() + 1) * ggml_tensor_overhead() + ggml_graph_overhead_custom(n, false) + 4096, nullptr, true};
+        (steps_.size() + 1) * ggml_tensor_overhead() + ggml_graph_overhead_custom(n, false) + 4096, nullptr,
+        true};
     context_ = ggml_init(params);
     if (!context_) throw std::bad_alloc();
     planned_ = ggml_new_graph_custom(context_, n, false);
     for (size_t i = 0; i < nodes_.size(); ++i) {
         ggml_tensor* node = nodes_[i];
         if (Step* step = step_of_node_[i]) {
-            node = ggml_custom_4d(context_, GGML_TYPE_F32, 1, 1, 1, 1, nullptr, 0, run_step, GGML_N_TASKS_MAX, step);
+            node = ggml_custom_4d(context_, GGML_TYPE_F32, 1, 1, 1, 1, nullptr, 0, run_step, GGML_N_TASKS_MAX,
+                                  step);
             node->flags |= GGML_TENSOR_FLAG_COMPUTE;
         }
         ggml_graph_add_node(planned_, node);
@@ -96,7 +98,8 @@ void Plan::plan_node(int i) {
     for (const ggml_tensor* source : node->src) {
         if (source && is_dropped(source->view_src ? source->view_src : source)) {
             throw Error(BLUELM_ERR_UNSUPPORTED,
-                        format("%s: this graph needs the original of a matrix that another one let go", source->name));
+                        format("%s: this graph needs the original of a matrix that another one let go",
+                               source->name));
         }
     }
     nodes_.push_back(node);
@@ -142,14 +145,19 @@ LinearNode Plan::shortened(LinearNode linear, bool can_scale) const {
         const ggml_tensor *out = graph_.node(linear.last), *residual = linear.residual;
         const bool is_same = residual && residual->data == out->data;
         const bool is_taken = pending_.count(linear.last) > 0;  // a sum of two linear layers
-        const bool is_safe = !is_taken && (!residual || ((is_same || !overlap(residual, out)) &&
-                                           is_intact(residual, linear.first, linear.last, own)));
+        const bool is_safe =
+            !is_taken && (!residual || ((is_same || !overlap(residual, out)) &&
+                                        is_intact(residual, linear.first, linear.last, own)));
         if (is_safe && is_intact(x, linear.first, linear.last, own)) break;
         cut(linear.inner.size() - 1);
-        if (linear.residual) linear.residual = nullptr;
-        else if (linear.scale) linear.scale = nullptr;
-        else if (linear.activation != Activation::kNone) linear.activation = Activation::kNone;
-        else linear.bias = nullptr;
+        if (linear.residual)
+            linear.residual = nullptr;
+        else if (linear.scale)
+            linear.scale = nullptr;
+        else if (linear.activation != Activation::kNone)
+            linear.activation = Activation::kNone;
+        else
+            linear.bias = nullptr;
     }
     return linear;
 }

@@ -1,8 +1,10 @@
-// How the device runs a graph: a graph of its own for ggml's CPU backend, in which custom nodes (device/steps.h) stand
-// for what is recognised (device/graph.h) and the nodes that nothing else uses are left out.
+// How the device runs a graph: a graph of its own for ggml's CPU backend, in which custom nodes
+// (device/steps.h) stand for what is recognised (device/graph.h) and the nodes that nothing else uses are
+// left out.
 //
-// A step stands where the last of its nodes stood. Memory of the graph was laid out for the original order, so each
-// input of a step must still hold what it held: where the graph reuses its memory before that, less is fused.
+// A step stands where the last of its nodes stood. Memory of the graph was laid out for the original order,
+// so each input of a step must still hold what it held: where the graph reuses its memory before that, less
+// is fused.
 #ifndef BLUELM_DEVICE_PLAN_H
 #define BLUELM_DEVICE_PLAN_H
 
@@ -42,7 +44,8 @@ private:
     void plan_node(int i);
     bool leave_out_norm(int i);
     void add_linear(const LinearNode& linear);
-    void add_rows(const LinearNode& linear, const std::shared_ptr<const PackedMatrix>& matrix, bool* is_one_sided);
+    void add_rows(const LinearNode& linear, const std::shared_ptr<const PackedMatrix>& matrix,
+                  bool* is_one_sided);
     LinearNode shortened(LinearNode linear, bool can_scale) const;
     bool is_intact(const ggml_tensor* tensor, int from, int to, const std::vector<int>& but) const;
     bool add_cast(int i);
@@ -56,10 +59,11 @@ private:
     Watch& watch_;
     const int n_threads_;
     std::vector<bool> left_out_;
-    std::map<int, LinearNode> pending_;                   // by their last node
-    std::map<const ggml_tensor*, NormNode> norms_;        // left out, by their results
-    std::map<const ggml_tensor*, const float*> in_bf16_;  // stored as bf16, with the factors they were multiplied by
-    std::map<const ggml_tensor*, bool> cast_;             // K and V that are bf16
+    std::map<int, LinearNode> pending_;             // by their last node
+    std::map<const ggml_tensor*, NormNode> norms_;  // left out, by their results
+    std::map<const ggml_tensor*, const float*>
+        in_bf16_;                              // stored as bf16, with the factors they were multiplied by
+    std::map<const ggml_tensor*, bool> cast_;  // K and V that are bf16
     RowsInUse rows_;
 
     std::vector<std::unique_ptr<Step>> steps_;

@@ -57,7 +57,8 @@ void StepMemory::allocate(int n_threads) {
 const char* TensorRows::row(int64_t r) const {
     const ggml_tensor* t = tensor;
     const int64_t i1 = r % t->ne[1], i2 = r / t->ne[1] % t->ne[2], i3 = r / (t->ne[1] * t->ne[2]);
-    return static_cast<const char*>(t->data) + size(i1) * t->nb[1] + size(i2) * t->nb[2] + size(i3) * t->nb[3];
+    return static_cast<const char*>(t->data) + size(i1) * t->nb[1] + size(i2) * t->nb[2] +
+           size(i3) * t->nb[3];
 }
 
 // ---------------------------------------------------------------------------------------------------- rows
@@ -145,8 +146,8 @@ void RowsStep::run(int ith, int) {
     for (int64_t i; (i = work_.take((n_rows_ + share_ - 1) / share_)) >= 0;) {
         const int64_t first = i * share_, last = std::min(n_rows_, first + share_);
         for (int64_t r = first; r < last; ++r) put(r, scratch);
-        matmul_pack_rows(matrix_->kernel(), matrix_->type(), memory_.rows.data() + size(first) * stride, stride,
-                         last - first, matrix_->k());
+        matmul_pack_rows(matrix_->kernel(), matrix_->type(), memory_.rows.data() + size(first) * stride,
+                         stride, last - first, matrix_->k());
     }
 }
 
@@ -239,8 +240,8 @@ void LinearStep::run(int ith, int nth) {
                 sums.n_rows = static_cast<int>(std::min<int64_t>(kernel.rows, last - r));
                 sums.row_scale = is_int8 ? memory_.scale() + r : nullptr;
                 sums.row_middle = end_.is_one_sided ? memory_.middle() + r : nullptr;
-                kernel.multiply(memory_.rows.data() + size(r) * stride, stride, matrix.panel(panel), matrix.k(),
-                                memory_.of_thread(ith), sums.c_stride, sums.n_rows);
+                kernel.multiply(memory_.rows.data() + size(r) * stride, stride, matrix.panel(panel),
+                                matrix.k(), memory_.of_thread(ith), sums.c_stride, sums.n_rows);
                 store(sums, r, column);
             }
         }
@@ -265,12 +266,14 @@ void CastStep::run(int ith, int nth) {
 bool AttentionStep::supports(const ggml_tensor* op) {
     const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
     const auto is_cache = [&](const ggml_tensor* t) {
-        return (t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_F32) && t->nb[0] == ggml_type_size(t->type) &&
-               t->ne[0] == q->ne[0] && t->ne[1] == k->ne[1] && t->ne[2] == k->ne[2] && t->ne[3] == q->ne[3];
+        return (t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_F32) &&
+               t->nb[0] == ggml_type_size(t->type) && t->ne[0] == q->ne[0] && t->ne[1] == k->ne[1] &&
+               t->ne[2] == k->ne[2] && t->ne[3] == q->ne[3];
     };
     float parameters[3];  // scale, max_bias, soft cap
     std::memcpy(parameters, op->op_params, sizeof parameters);
-    if (op->op != GGML_OP_FLASH_ATTN_EXT || op->src[4] || parameters[1] != 0 || parameters[2] != 0) return false;
+    if (op->op != GGML_OP_FLASH_ATTN_EXT || op->src[4] || parameters[1] != 0 || parameters[2] != 0)
+        return false;
     if (q->type != GGML_TYPE_F32 || q->nb[0] != sizeof(float) || !is_cache(k) || !is_cache(v)) return false;
     if (k->ne[2] == 0 || q->ne[2] % k->ne[2] != 0 || ggml_is_empty(q) || ggml_is_empty(k)) return false;
     if (mask && (mask->type != GGML_TYPE_F16 || mask->nb[0] != 2 || mask->ne[0] < k->ne[1] ||

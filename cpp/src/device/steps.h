@@ -1,4 +1,5 @@
-// What the device computes itself: steps that stand in a ggml graph as custom nodes, run by ggml's own threads.
+// What the device computes itself: steps that stand in a ggml graph as custom nodes, run by ggml's own
+// threads.
 //
 //   RowsStep        rows, normed and evened out, as a matmul reads them: int8 with scales, or bf16
 //   LinearStep      rows x matrix, with bias, GELU, scale and residual at the end of each block of sums
@@ -31,9 +32,7 @@ struct StepMemory {
     AlignedMemory rows, scales, threads;
 
     void allocate(int n_threads);
-    char* of_thread(int thread) const {
-        return threads.data() + static_cast<size_t>(thread) * thread_bytes;
-    }
+    char* of_thread(int thread) const { return threads.data() + static_cast<size_t>(thread) * thread_bytes; }
     float* scale() const { return reinterpret_cast<float*>(scales.data()); }
     float* middle() const { return scale() + n_rows; }
 };

@@ -62,8 +62,7 @@ Attention::Attention(MatmulType type, const MatmulKernel& kernel, const RowOps& 
     scratch_bytes_ = out_at_ + whole_lines(bytes(block_ * value_panels_ * kernel.columns, sizeof(float)));
 }
 
-void Attention::pack(const void* k, size_t k_stride, const void* v, size_t v_stride,
-                     void* scratch) const {
+void Attention::pack(const void* k, size_t k_stride, const void* v, size_t v_stride, void* scratch) const {
     const size_t element = matmul_element_bytes(type_);
     char* keys = static_cast<char*>(scratch);
     // Rows of keys end at d; the matmul wants d_padded. Read one by one into rows with zeros behind.
@@ -122,7 +121,8 @@ void Attention::attend(const void* q, size_t q_stride, int64_t first, int64_t la
             seen = seen / run_step_ * run_step_;
             seen_end = std::min(n_, round_up(seen_end, run_step_));
         }
-        const int64_t n_seen = seen_end - seen, k_seen = std::min(n_padded_ - seen, round_up(n_seen, run_step_));
+        const int64_t n_seen = seen_end - seen,
+                      k_seen = std::min(n_padded_ - seen, round_up(n_seen, run_step_));
         for (int64_t panel = seen / kernel_.columns; panel * kernel_.columns < seen_end; ++panel) {
             const char* keys = memory + static_cast<size_t>(panel) * panel_bytes(kernel_, type_, d_padded_);
             for (int64_t r = 0; r < count; r += rows) {
@@ -139,7 +139,8 @@ void Attention::attend(const void* q, size_t q_stride, int64_t first, int64_t la
             float scale = scale_;
             if (mask) {
                 scale = 1.0f;
-                if (ops_.add_mask(s, mask_row(*mask, begin - first + r) + seen, scale_, n_seen) == -INFINITY) {
+                if (ops_.add_mask(s, mask_row(*mask, begin - first + r) + seen, scale_, n_seen) ==
+                    -INFINITY) {
                     std::memset(half ? static_cast<void*>(p) : s, 0, bytes(k_seen, element));
                     sums[r] = 1.0f;
                     continue;
@@ -151,9 +152,9 @@ void Attention::attend(const void* q, size_t q_stride, int64_t first, int64_t la
         char* seen_weights = memory + (half ? weights_at_ : scores_at_) + bytes(seen, element);
         matmul_pack_rows(kernel_, type_, seen_weights, weight_stride, count, k_seen);
         for (int64_t panel = 0; panel < value_panels_; ++panel) {
-            const char* values =
-                memory + values_at_ + static_cast<size_t>(panel) * panel_bytes(kernel_, type_, n_padded_) +
-                bytes(seen * kernel_.columns, element);
+            const char* values = memory + values_at_ +
+                                 static_cast<size_t>(panel) * panel_bytes(kernel_, type_, n_padded_) +
+                                 bytes(seen * kernel_.columns, element);
             for (int64_t r = 0; r < count; r += rows) {
                 kernel_.multiply(seen_weights + static_cast<size_t>(r) * weight_stride, weight_stride, values,
                                  k_seen,

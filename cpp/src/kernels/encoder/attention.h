@@ -17,8 +17,8 @@
 
 namespace bluelm {
 
-// Added to the scaled scores: half precision, a row of n for each query. Where a block of queries sees only a run
-// of keys (the others are -infinity for all of them), only those are computed.
+// Added to the scaled scores: half precision, a row of n for each query. Where a block of queries sees only a
+// run of keys (the others are -infinity for all of them), only those are computed.
 struct AttentionMask {
     const void* data = nullptr;  // of the first query
     size_t stride = 0;           // bytes
@@ -36,8 +36,9 @@ public:
 
     // Packs a head's keys and values into scratch. k, v: [n, d], rows k_stride and v_stride bytes apart.
     void pack(const void* k, size_t k_stride, const void* v, size_t v_stride, void* scratch) const;
-    // Queries first..last-1 (first a multiple of queries_in_block) of the head packed last: q and out, rows of d
-    // values q_stride and out_stride bytes apart. A query that sees no key gets zeros. mask: NULL for none.
+    // Queries first..last-1 (first a multiple of queries_in_block) of the head packed last: q and out, rows
+    // of d values q_stride and out_stride bytes apart. A query that sees no key gets zeros. mask: NULL for
+    // none.
     void attend(const void* q, size_t q_stride, int64_t first, int64_t last, void* scratch, void* out,
                 size_t out_stride, const AttentionMask* mask = nullptr) const;
 
@@ -47,7 +48,7 @@ private:
     const RowOps& ops_;
     int64_t n_, d_, block_;
     float scale_;
-    int64_t run_step_;  // where a run of keys may begin and end
+    int64_t run_step_;             // where a run of keys may begin and end
     int64_t d_padded_, n_padded_;  // along k of the two matmuls
     int64_t key_panels_, value_panels_;
     int64_t score_stride_;  // floats

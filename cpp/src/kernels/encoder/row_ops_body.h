@@ -357,9 +357,9 @@ struct EpiloguesOf {
     static void residual(const Sums& s, float* x, size_t stride) {
         epilogue<Sum, float, Epilogue::kResidual, true>(s, nullptr, x, stride);
     }
-    static constexpr RowOps::Epilogues kAll = {
-        store_f32,     store_bf16,     gelu_f32,        gelu_bf16, gelu_erf_f32,
-        gelu_erf_bf16, gelu_quick_f32, gelu_quick_bf16, residual};
+    static constexpr RowOps::Epilogues kAll = {store_f32,      store_bf16,      gelu_f32,
+                                               gelu_bf16,      gelu_erf_f32,    gelu_erf_bf16,
+                                               gelu_quick_f32, gelu_quick_bf16, residual};
 };
 
 // ---------------------------------------------------------------------------------------------- softmax
