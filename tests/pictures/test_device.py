@@ -1,4 +1,4 @@
-"""libmtmd's encoders on the device against libmtmd's own CPU backend, with tiny random towers of every kind."""
+"""libmtmd's encoders on the device against libmtmd's own CPU backend, with tiny random towers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ pytestmark = pytest.mark.skipif(plugin_path() is None, reason="libggml-bluelm is
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from mtmd_tower import TOWERS, Mtmd, cosines, plugin_device, tiny, write_tower, write_vocabulary  # noqa: E402
 
-# int8 with one scale per row: 0.9998 per token at full size, a little less where rows are 96 wide. q8_0 files: stock
-# rounds its activations to 8 bits, too.
+# int8 with one scale per row: 0.9998 per token at full size, a little less where rows are 96 wide. With
+# quantised files stock rounds its activations to 8 bits, too.
 LEAST = {"f32": 0.9995, "f16": 0.9995, "q8_0": 0.999, "q4_0": 0.999}
 
 
 def features(
     tmp_path: Path, name: str, file_type: str, outliers: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of libmtmd's own backend (float32 where there are outliers) and of the device's."""
+    """Of libmtmd's own backend and of the device."""
     tower = tiny(name)
     vocabulary = write_vocabulary(tmp_path / "vocabulary.gguf", tower.n_out)
     mmproj = write_tower(tmp_path / "mmproj.gguf", tower, file_type, outliers=outliers, seed=3)

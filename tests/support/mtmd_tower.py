@@ -1,10 +1,10 @@
-"""Vision towers with random weights in llama.cpp's own formats, and libmtmd on them, with a ggml device or without.
+"""Vision towers with random weights in llama.cpp's own formats, and libmtmd on them, with a device or not.
 
     write_tower(path, TOWERS["gemma3"], "q8_0")     full size
     write_tower(path, tiny("siglip"), "f16")
 
-The formats are those of llama.cpp's converters (tools/mtmd/clip.cpp at 0c1e570 reads them). An LLM without weights
-(write_vocabulary) is all that encoding needs beside them.
+The formats are those of llama.cpp's converters (tools/mtmd/clip.cpp at 0c1e570 reads them). An LLM without
+weights (write_vocabulary) is all that encoding needs beside them.
 """
 
 from __future__ import annotations
@@ -103,8 +103,18 @@ class _File:
         if bias:
             self.put(f"{name}.bias", (n,))
 
-    def linear(self, name: str, n_out: int, n_in: int, kind: Q | None = None, bias: bool = True) -> None:
-        self.put(f"{name}.weight", (n_out, n_in), self.wide if kind is None else kind)
+    def linear(
+        self, name: str, n_out: int, n_in: int, kind: Q | None = None, bias: bool = True,
+        columns: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """columns: what the weights' are divided by."""
+        kind = self.wide if kind is None else kind
+        if columns is None:
+            self.put(f"{name}.weight", (n_out, n_in), kind)
+        else:
+            data = self._random.standard_normal((n_out, n_in), np.float32) * n_in**-0.5 / columns
+            quantised = gguf.quants.quantize(data.astype(np.float32), kind)
+            self.writer.add_tensor(f"{name}.weight", quantised, raw_dtype=kind)
         if bias:
             self.put(f"{name}.bias", (n_out,))
 
@@ -116,7 +126,8 @@ class _File:
 
 
 def write_tower(path: Path, tower: Tower, file_type: str, *, outliers: float = 1.0, seed: int = 0) -> Path:
-    """outliers: five channels of each block's norms are that many times larger than the others."""
+    """outliers: five channels of each block's norms are that many times larger than the others,
+    and the weights that read them so many times smaller."""
     f = _File(path, "clip", file_type, seed)
     w, d, t = f.writer, tower.n_embd, tower
     w.add_string("clip.projector_type", t.projector)
@@ -125,8 +136,9 @@ def write_tower(path: Path, tower: Tower, file_type: str, *, outliers: float = 1
     w.add_bool("clip.use_silu", t.act == "silu")
     n_layer = t.n_layer + (t.projector == "mlp")
     for key, value in {
-        "image_size": t.image_size, "patch_size": t.patch, "embedding_length": d, "feed_forward_length": t.n_ff,
-        "block_count": n_layer, "attention.head_count": t.n_head, "projection_dim": t.n_out,
+        "image_size": t.image_size, "patch_size": t.patch, "embedding_length": d,
+        "feed_forward_length": t.n_ff, "block_count": n_layer, "attention.head_count": t.n_head,
+        "projection_dim": t.n_out,
     }.items():  # fmt: skip
         w.add_uint32(f"clip.vision.{key}", value)
     w.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-6)
@@ -139,7 +151,7 @@ def write_tower(path: Path, tower: Tower, file_type: str, *, outliers: float = 1
     narrow = f.wide if f.wide < Q.Q4_0 else Q.F16
     large = np.ones(d, np.float32)
     large[np.random.default_rng(1).choice(d, 5, replace=False)] = outliers
-    scales = large if outliers != 1 else None
+    scales, behind = (large, large) if outliers != 1 else (None, None)
     is_qwen = t.projector == "qwen2.5vl_merger"
 
     f.put("v.patch_embd.weight", (d, 3, t.patch, t.patch), narrow)
@@ -155,10 +167,10 @@ def write_tower(path: Path, tower: Tower, file_type: str, *, outliers: float = 1
         f.norm(f"{block}.ln1", d, scales, not is_qwen)
         f.norm(f"{block}.ln2", d, scales, not is_qwen)
         for part in ("q", "k", "v", "out"):
-            f.linear(f"{block}.attn_{part}", d, d)
+            f.linear(f"{block}.attn_{part}", d, d, columns=None if part == "out" else behind)
         for part, n_out, n_in in (("up", t.n_ff, d), ("gate", t.n_ff, d), ("down", d, t.n_ff)):
             if part != "gate" or is_qwen:
-                f.linear(f"{block}.ffn_{part}", n_out, n_in)
+                f.linear(f"{block}.ffn_{part}", n_out, n_in, columns=None if part == "down" else behind)
         if t.projector == "internvl":
             f.put(f"{block}.ls1.weight", (d,), norm=0.5)
             f.put(f"{block}.ls2.weight", (d,), norm=0.5)
@@ -195,8 +207,8 @@ def write_vocabulary(path: Path, n_embd: int) -> Path:
     w.add_head_count(1)
     w.add_head_count_kv(1)
     w.add_layer_norm_rms_eps(1e-5)
-    markers = ["<start_of_image>", "<end_of_image>", "<fake_token_around_image>", "<global-img>", "<img>", "</img>",
-               "<|vision_start|>", "<|vision_end|>", "\n\n", "\n"]  # fmt: skip
+    markers = ["<start_of_image>", "<end_of_image>", "<fake_token_around_image>", "<global-img>"]
+    markers += ["<img>", "</img>", "<|vision_start|>", "<|vision_end|>", "\n\n", "\n"]
     w.add_tokenizer_model("llama")
     w.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *markers])
     w.add_token_scores([0.0] * (259 + len(markers)))
@@ -209,7 +221,7 @@ def write_vocabulary(path: Path, n_embd: int) -> Path:
 
 
 class Mtmd:
-    """libmtmd on one mmproj. n_embd: the LLM's width. device: a ggml_backend_dev_t; None: libmtmd's own CPU backend."""
+    """libmtmd on one mmproj. n_embd: the LLM's width. device: a ggml_backend_dev_t; None: none."""
 
     def __init__(
         self,
