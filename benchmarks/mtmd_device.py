@@ -4,7 +4,7 @@
     python benchmarks/mtmd_device.py --tower siglip internvl --type q8_0 --rounds 3
 
 Prints rows of the table in docs/performance.md ("Other towers"): medians in ms of one view, peak memory of a
-process that loads and encodes once. Weights are random, which changes no speed; files are kept in --directory.
+process that loads and encodes once.
 """
 
 from __future__ import annotations
