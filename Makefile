@@ -5,7 +5,7 @@
 # make arm-count  counts instructions on emulated CPUs, ours beside llama.cpp's; takes long
 # make sanitize  the C++ unit tests under the address and undefined-behaviour sanitizers, the kernels under valgrind
 # make lint    ruff, mypy, clang-format
-# make stock   builds llama.cpp's own programs, which both of the following compare with: minutes, once
+# make stock   builds llama.cpp's own programs, which the following compare with: minutes, once
 # make bench   measures and writes docs/benchmarks.md: minutes, on a quiet machine; STOCK=DIR: programs built elsewhere
 # make bench-quick  the README's figures on this machine; the models are made first, by make bench-models
 # make bench-peers  encoder and LLM beside llama.cpp, PyTorch, OpenVINO for docs/performance.md; on a quiet machine.

@@ -1,7 +1,7 @@
 """What the readers of the picture-and-text layouts have in common.
 
-A reader (vila.py, original_llava.py, tinyllava.py) takes a checkpoint of another layout, renames its tensors
-and says the rest in the words of docs/bluelm-v-layout.md.
+A reader (vila.py, original_llava.py, tinyllava.py, llava_onevision.py) takes a checkpoint of another layout,
+renames its tensors and says the rest in the words of docs/bluelm-v-layout.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ TOWERS: dict[str, dict[str, Any]] = {
         "patch_size": 14,
     },
 }
+# How tensors are named by the code that LLaVA was published with, and families that grew out of it.
+ORIGINAL_LLAVA_PREFIXES = [
+    ("model.vision_tower.vision_tower.", "vision_tower."),
+    ("model.vision_tower.", "vision_tower."),
+    ("model.mm_projector.0.", "multi_modal_projector.linear_1."),
+    ("model.mm_projector.2.", "multi_modal_projector.linear_2."),
+    ("model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+]
 
 
 @dataclass

@@ -18,7 +18,7 @@ from typing import Any
 from ..checkpoint.config import Section
 from ..checkpoint.directory import Checkpoint, read_json_if_there
 from ..errors import CheckpointError, UnsupportedModelError
-from .layout import RESAMPLING, Layout, PromptForm, rename_prefixes, stored_tower
+from .layout import ORIGINAL_LLAVA_PREFIXES, RESAMPLING, Layout, PromptForm, rename_prefixes, stored_tower
 
 MODEL_TYPE = "llava_onevision"
 SIDES = range(1, 7)  # of the grids where config.json names none
@@ -30,15 +30,6 @@ PREFIXES = [
     ("language_model.layers.", "language_model.model.layers."),
     ("language_model.embed_tokens.", "language_model.model.embed_tokens."),
     ("language_model.norm.", "language_model.model.norm."),
-]
-ORIGINAL_PREFIXES = [
-    ("model.image_newline", "image_newline"),
-    ("model.vision_tower.vision_tower.", "vision_tower."),
-    ("model.vision_tower.", "vision_tower."),
-    ("model.mm_projector.0.", "multi_modal_projector.linear_1."),
-    ("model.mm_projector.2.", "multi_modal_projector.linear_2."),
-    ("model.", "language_model.model."),
-    ("lm_head.", "language_model.lm_head."),
 ]
 # The conversation that the original was trained on (its `qwen_1_5`).
 CHATML = (
@@ -114,7 +105,7 @@ def _read_original(config: Section, checkpoint: Checkpoint) -> Layout:
     path = checkpoint.directory / "preprocessor_config.json"
     processor = Section(path, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} | read_json_if_there(path))
     grids = _grids(config, size, width_first=True)
-    rename_prefixes(checkpoint, ORIGINAL_PREFIXES)
+    rename_prefixes(checkpoint, [("model.image_newline", "image_newline"), *ORIGINAL_LLAVA_PREFIXES])
     values = {
         "vision_config": tower,
         "vision_feature_layer": -2,

@@ -11,16 +11,16 @@ from __future__ import annotations
 from ..checkpoint.config import Section
 from ..checkpoint.directory import Checkpoint
 from ..errors import UnsupportedModelError
-from .layout import Layout, PromptForm, one_view, rename_prefixes, stored_tower, vicuna
+from .layout import (
+    ORIGINAL_LLAVA_PREFIXES,
+    Layout,
+    PromptForm,
+    one_view,
+    rename_prefixes,
+    stored_tower,
+    vicuna,
+)
 
-PREFIXES = [
-    ("model.vision_tower.vision_tower.", "vision_tower."),
-    ("model.vision_tower.", "vision_tower."),
-    ("model.mm_projector.0.", "multi_modal_projector.linear_1."),
-    ("model.mm_projector.2.", "multi_modal_projector.linear_2."),
-    ("model.", "language_model.model."),
-    ("lm_head.", "language_model.lm_head."),
-]
 # A word in model_type or the architecture's name -> the LLM's model_type; the first that fits.
 LLMS = (("phi3", ""), ("qwen", "qwen2"), ("minicpm", ""), ("phi", "phi"), ("llama", "llama"))
 # Bunny was trained with its own separators, whatever template the LLM's tokenizer brings.
@@ -47,7 +47,7 @@ def read(config: Section, checkpoint: Checkpoint) -> Layout:
     notes: list[str] = []
     aspect = config.string("image_aspect_ratio", "square")
     views = one_view(config, checkpoint.directory, aspect, notes)
-    rename_prefixes(checkpoint, PREFIXES)
+    rename_prefixes(checkpoint, ORIGINAL_LLAVA_PREFIXES)
     values = {
         "vision_config": tower,
         "vision_feature_layer": config.values.get("mm_vision_select_layer", -2),

@@ -116,8 +116,8 @@ def _flatten(node: Any, key: str) -> list[dict[str, Any]]:
 
 
 def _describe(step: dict[str, Any]) -> str:
-    """One step in the words of PRE_TOKENIZERS; with unknown settings it keeps its JSON and matches "
-    "nothing."""
+    """One step in the words of PRE_TOKENIZERS; with unknown settings it keeps its JSON and matches
+    nothing."""
     kind = step.get("type")
     if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
         pattern = step.get("pattern") or {}

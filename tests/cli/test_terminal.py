@@ -80,7 +80,7 @@ def test_no_progress_where_stderr_is_no_terminal(files) -> None:
 def test_ctrl_c_ends_run_with_130(terminal, talkative: Path) -> None:
     t = terminal("run", "-m", talkative, "-p", "what?", *ENDLESS)
     t.wait_for("tokens")  # the prompt is being read
-    time.sleep(0.3)
+    t.wait_until(lambda: bool(t.text) and "tokens" not in t.text, "the answer's beginning")
     t.send(CTRL_C)
     assert t.exit_code(20) == 130
     assert "Traceback" not in t.seen and "Error" not in t.seen

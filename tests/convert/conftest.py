@@ -1,5 +1,4 @@
-"""Lets `bluelm_gguf.convert` be imported from the source tree where the package is not installed (with "
-"it)."""
+"""Lets `bluelm_gguf.convert` be imported from the source tree where the package is not installed with it."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,8 +24,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_script(body: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a process of its own, with `convert` imported as here and the arguments in "
-    "`args`."""
+    """Runs Python code in a process of its own: `convert` is imported as here, `args` are the arguments."""
     script = (
         f"import runpy, sys; runpy.run_path({str(LOADER)!r}); args = sys.argv[1:]\n"
         f"from bluelm_gguf.convert import convert, OutputError\n{body}"
@@ -107,8 +107,9 @@ def test_full_disk(llm_type: str, checkpoint: Path, tmp_path: Path) -> None:
     )
     done = run_script(body, checkpoint, tmp_path, llm_type)
     assert done.returncode == 0, done.stderr
-    assert str(tmp_path) in done.stdout or "llama.cpp could not quantise" in done.stdout
-    assert len(done.stdout.splitlines()) == 1
+    (line,) = done.stdout.splitlines()
+    message = rf"{re.escape(str(tmp_path))} cannot be written: \d+ requested and \d+ written; make room or .*"
+    assert re.fullmatch(message, line), line
     assert list(tmp_path.iterdir()) == []
 
 

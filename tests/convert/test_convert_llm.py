@@ -1,5 +1,5 @@
-"""The converted LLM computes what `transformers` computes, in every type, for every option that is "
-"carried over."""
+"""The converted LLM computes what `transformers` computes, in every type, for every option that is
+carried over."""
 
 from __future__ import annotations
 

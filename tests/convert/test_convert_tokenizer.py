@@ -1,5 +1,5 @@
-"""Token ids of the converted tokenizer equal those of `transformers`; template, special tokens and "
-"types are kept."""
+"""Token ids of the converted tokenizer equal those of `transformers`; template, special tokens and
+types are kept."""
 
 from __future__ import annotations
 
@@ -200,8 +200,8 @@ def test_sentencepiece_model(spm_model: Path, tmp_path: Path) -> None:
 
 
 def json_of(spm_model: Path, scheme: str) -> Tokenizer:
-    """A tokenizer.json as it is made of a SentencePiece BPE: every pair that forms a token, best score "
-    "first."""
+    """A tokenizer.json as it is made of a SentencePiece BPE: every pair that forms a token, best score
+    first."""
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(spm_model))
     vocab = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
     merges = [
@@ -255,8 +255,8 @@ def test_tokenizer_json_made_of_sentencepiece(
 
 
 def test_merges_that_scores_cannot_express_are_refused(tmp_path: Path) -> None:
-    """A byte-fallback BPE that was trained as such lists one pair for a token; SentencePiece would "
-    "merge others."""
+    """A byte-fallback BPE that was trained as such lists one pair for a token; SentencePiece would
+    merge others."""
     directory = make_llm_checkpoint(tmp_path / "ck")
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
