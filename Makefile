@@ -6,6 +6,7 @@
 # make sanitize  the C++ unit tests under the address and undefined-behaviour sanitizers, the kernels under valgrind
 # make lint    ruff, mypy, clang-format
 # make stock   builds llama.cpp's own programs, which the following compare with: minutes, once
+# make pairs   tiny pairs of llama.cpp's dialects: our answers beside llama-mtmd-cli's
 # make bench   measures and writes docs/benchmarks.md: minutes, on a quiet machine; STOCK=DIR: programs built elsewhere
 # make bench-quick  the README's figures on this machine; the models are made first, by make bench-models
 # make bench-peers  encoder and LLM beside llama.cpp, PyTorch, OpenVINO for docs/performance.md; on a quiet machine.
@@ -27,7 +28,7 @@ CMAKE_PYTHON := -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 ARM_BUILD := build/linux-aarch64-static
 VALGRIND := valgrind --quiet --error-exitcode=1
 
-.PHONY: demo test build-cpp test-cpp test-fast arm-test arm-count sanitize lint format stock bench bench-quick \
+.PHONY: demo test build-cpp test-cpp test-fast arm-test arm-count sanitize lint format stock pairs bench bench-quick \
   bench-models bench-peers install clean
 
 demo: install
@@ -121,6 +122,9 @@ stock: build/stock/bin/llama-bench
 
 build/stock/bin/llama-bench: | $(VENV)/.llama
 	$(BIN)/python scripts/build_stock.py build/stock --cmake $(CMAKE)
+
+pairs: $(VENV)/.installed $(STOCK)/llama-bench
+	$(BIN)/python scripts/compare_mtmd.py --stock $(STOCK) $(DIALECTS)
 
 bench: $(VENV)/.plot $(STOCK)/llama-bench
 	$(BIN)/python benchmarks/run.py --stock $(STOCK)

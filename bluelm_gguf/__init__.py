@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     from .model import Model
     from .native.acceleration import accelerate
     from .pictures.cache import EmbeddingCache
-    from .pictures.vision import EncodedImage, VisionEncoder
+    from .pictures.encoded import EncodedImage
+    from .pictures.vision import VisionEncoder
 
 _LAZY = {
     "Chat": "chat.chat",
     "EmbeddingCache": "pictures.cache",
-    "EncodedImage": "pictures.vision",
+    "EncodedImage": "pictures.encoded",
     "ImageHandle": "chat.image_handle",
     "Model": "model",
     "Reply": "chat.results",

@@ -28,6 +28,7 @@ from .errors import InvalidArgumentError, ModelFileError, check_range
 from .gguf.kinds import check_llm_file
 from .gguf.memory import FREE_VISION, MemoryAccount, fit
 from .gguf.pair import read_pair
+from .gguf.projector import VISION_WAYS, least_batch, way_of
 from .hub.names import is_path
 from .hub.resolve import files_of
 from .llm.context_full import Policy
@@ -35,8 +36,11 @@ from .llm.language_model import LanguageModel
 from .llm.prompt import PromptBuilder, Turn
 from .native.machine import available_memory, default_threads, peak_memory, resident_memory
 from .pictures.cache import EmbeddingCache, open_cache
+from .pictures.encoded import EncodedImage
+from .pictures.encoders import Vision
+from .pictures.mtmd_vision import MtmdVision
 from .pictures.planner import TilerOverrides
-from .pictures.vision import EncodedImage, VisionEncoder
+from .pictures.vision import VisionEncoder
 from .progress import ProgressFn
 
 if TYPE_CHECKING:
@@ -81,6 +85,8 @@ class Model:
             None: f16, or q8_0 where everything together would not fit in free memory (docs/memory.md).
         free_vision: Whether the vision weights leave memory after each picture and are read again for the
             next: "always", "never", or "auto": where everything together would not fit in free memory.
+        vision: Which encoder pictures run on: "own", "mtmd" (llama.cpp's libmtmd), or "auto": bluelm-gguf's
+            own where it knows the projector, else libmtmd. See docs/models.md.
         cache: Where encoded pictures are kept on disk: True: the platform's place; a directory; an
             `EmbeddingCache`. None: nowhere. See docs/cache.md.
         verbose: Show llama.cpp's own log on stderr.
@@ -107,6 +113,7 @@ class Model:
         type_k: str | None = None,
         type_v: str | None = None,
         free_vision: str = "auto",
+        vision: str = "auto",
         cache: bool | str | Path | EmbeddingCache | None = None,
         verbose: bool = False,
         on_progress: OnProgress | None = None,
@@ -120,6 +127,8 @@ class Model:
             raise InvalidArgumentError(
                 f"free_vision is {free_vision!r}; it must be one of {', '.join(FREE_VISION)}"
             )
+        if vision not in VISION_WAYS:
+            raise InvalidArgumentError(f"vision is {vision!r}; it must be one of {', '.join(VISION_WAYS)}")
         embedding_cache = open_cache(cache)
         if llm is not None and not is_path(llm):
             llm, mmproj = files_of(str(llm), mmproj, on_progress=on_progress)
@@ -136,6 +145,8 @@ class Model:
             llm_head = check_llm_file(llm)
         else:
             llm_head, mmproj_head = read_pair(llm, mmproj)
+        way = way_of(mmproj_head, vision) if mmproj_head is not None else None
+        at_once = least_batch(mmproj_head) if mmproj_head is not None else 0
         self.n_threads = n_threads or default_threads()
         self.chunk = chunk
         available = available_memory()
@@ -152,7 +163,7 @@ class Model:
             language_model = LanguageModel(
                 llm,
                 n_ctx=n_ctx,
-                n_batch=min(chunk, n_batch),
+                n_batch=max(min(chunk, n_batch), at_once),
                 n_threads=self.n_threads,
                 type_k=fitting.type_k,
                 type_v=fitting.type_v,
@@ -161,15 +172,22 @@ class Model:
                 on_progress=on_progress,
             )
             stack.callback(language_model.close)
-            vision = None
-            if mmproj is not None:
-                vision = VisionEncoder(
+            encoder: Vision | None = None
+            if way == "mtmd":
+                assert mmproj is not None
+                encoder = MtmdVision(
+                    mmproj, language_model, n_threads=self.n_threads, head=mmproj_head, cache=embedding_cache,
+                    free_weights=fitting.frees_vision, verbose=verbose,
+                )  # fmt: skip
+            elif mmproj is not None:
+                encoder = VisionEncoder(
                     mmproj, n_threads=self.n_threads, batch=batch, pipeline=pipeline, head=mmproj_head,
                     cache=embedding_cache, free_weights=fitting.frees_vision,
                 )  # fmt: skip
-                stack.callback(vision.close)
-            prompts = _prompts(language_model, vision)
-            self._engine = Engine(language_model, vision, prompts, chunk=chunk)
+            if encoder is not None:
+                stack.callback(encoder.close)
+            prompts = _prompts(language_model, encoder)
+            self._engine = Engine(language_model, encoder, prompts, chunk=chunk)
             stack.pop_all()
         _open_models.add(self)
         if n_ctx is not None and n_ctx > language_model.n_ctx_train:
@@ -210,7 +228,7 @@ class Model:
         return self._engine.llm
 
     @property
-    def vision(self) -> VisionEncoder | None:
+    def vision(self) -> Vision | None:
         """The vision encoder, or None for a model that takes text only."""
         return self._engine.vision
 
@@ -394,7 +412,7 @@ class Model:
             self.close()
 
 
-def _prompts(llm: LanguageModel, vision: VisionEncoder | None) -> PromptBuilder:
+def _prompts(llm: LanguageModel, vision: Vision | None) -> PromptBuilder:
     template = llm.head.metadata.get("tokenizer.chat_template")
     prefix, suffix = vision.prompt if vision is not None else ("", "")
     return PromptBuilder(
@@ -407,6 +425,7 @@ def _prompts(llm: LanguageModel, vision: VisionEncoder | None) -> PromptBuilder:
         image_prefix=prefix,
         image_suffix=suffix,
         image_token=vision.image_token if vision is not None else "",
+        finds_image_token=isinstance(vision, MtmdVision),
         origin=str(llm.path),
     )
 

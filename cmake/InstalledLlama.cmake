@@ -30,7 +30,7 @@ find_path(BLUELM_LLAMA_INCLUDE_DIR llama.h
   NO_DEFAULT_PATH REQUIRED)
 set(BLUELM_LLAMA_INCLUDE_DIRS "${BLUELM_LLAMA_INCLUDE_DIR}")
 set(BLUELM_LLAMA_LIBRARIES "")
-foreach(name llama ggml ggml-base ggml-cpu)
+foreach(name llama ggml ggml-base ggml-cpu mtmd)
   string(MAKE_C_IDENTIFIER "BLUELM_LIB_${name}" variable)
   find_library(${variable} ${name} PATHS "${BLUELM_LLAMA_CPP_PACKAGE}/lib" NO_DEFAULT_PATH REQUIRED)
   list(APPEND BLUELM_LLAMA_LIBRARIES "${${variable}}")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CPP = ROOT / "cpp" / "src"
 
 # room -> rooms that it may import, beside itself; a room is a folder, or a file of the top folder
-BASE = {"errors", "files", "file_stamp", "progress", "version"}
+BASE = {"errors", "files", "file_stamp", "pieces", "progress", "version"}
 ROOMS: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     "native": BASE,

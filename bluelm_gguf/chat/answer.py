@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
-from ..errors import Cancelled, InvalidArgumentError
+from ..errors import Cancelled, ContextFullError, InvalidArgumentError
 from ..llm.draft import Drafts
 from ..llm.ledger import Prefilled
 from ..llm.prompt import ImageSegment, Segment, Turn, n_tokens, with_images
 from ..llm.sampling import Sampler
 from ..llm.text import TextStream
 from ..native.interrupt import DeferredInterrupt
-from ..pictures.vision import EncodedImage
+from ..pictures.encoded import EncodedImage
 from ..progress import ProgressFn
 from .engine import Engine
 from .lock import CancelFlag
@@ -66,7 +66,12 @@ class _Run:
 
         # A prepared picture already knows how many tokens it will have: that is all a prompt needs of it.
         drafts = Drafts(engine.prompts, with_pictures(prepared))
-        n_dropped = request.question.fit(drafts.count, n_ctx=self.llm.n_ctx, max_tokens=request.max_tokens)
+        try:
+            n_dropped = request.question.fit(
+                drafts.count, n_ctx=self.llm.n_ctx, max_tokens=request.max_tokens
+            )
+        except ContextFullError as error:
+            raise ContextFullError(f"{error}{self._picture_tokens(prepared)}") from None
         (segments,) = drafts.variants(n_dropped)
         total = sum(0 if isinstance(p, EncodedImage) else p.plan.n_tiles for p in prepared)
         done = 0
@@ -85,6 +90,17 @@ class _Run:
         if not segments:
             raise InvalidArgumentError("the prompt is empty: there is nothing to answer")
         return with_images(segments, encoded)
+
+    def _picture_tokens(self, pictures: Sequence[Any]) -> str:
+        """How much of a prompt that is too long its pictures are, and what would make them smaller."""
+        if not pictures:
+            return ""
+        total = sum(picture.n_tokens for picture in pictures)
+        least = sum(self.engine.need_vision().overview_tokens(picture) for picture in pictures)
+        hint = (
+            f", {least} with one view of each (--overview-only; tiler max_tiles 1)" if least < total else ""
+        )
+        return f"; pictures are {total} of them{hint}"
 
     def _progress(self, stage: str, base: int, total: int) -> ProgressFn:
         """on_progress with counts over all pictures; cancels when asked to."""

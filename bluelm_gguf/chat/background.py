@@ -15,8 +15,8 @@ from ..llm.draft import Drafts
 from ..llm.ledger import cells_of, common
 from ..llm.prompt import Segment, Turn, with_images
 from ..native.interrupt import DeferredInterrupt
+from ..pictures.encoded import EncodedImage, PreparedImage
 from ..pictures.planner import TilerOverrides
-from ..pictures.vision import EncodedImage, PreparedImage
 from ..progress import ProgressFn
 from .engine import Engine
 from .image_handle import ImageHandle, PictureJob, Progress, State, call_all

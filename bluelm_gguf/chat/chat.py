@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgumentError
 from ..llm.prompt import Turn
+from ..pictures.encoded import EncodedImage
 from ..pictures.planner import TilerOverrides
-from ..pictures.vision import EncodedImage
 from ..progress import ProgressFn
 from .answer import ReplyStream
 from .background import Background

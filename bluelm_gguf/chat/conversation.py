@@ -30,6 +30,7 @@ from ..files import one_line, write_atomically
 from ..llm.context_full import Policy
 from ..llm.prompt import Turn
 from ..pictures.tiling import TilePlan, TilerParams
+from ..pieces import Marker, Piece, View
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Picture:
     digest: str
     plan: TilePlan
     embeddings: NDArray[np.float32]
+    pieces: tuple[Piece, ...] = ()
+    """Views and the tokens around them; (): one view of all rows."""
 
 
 @dataclass
@@ -211,6 +214,7 @@ def _to_json(conversation: Conversation) -> dict[str, Any]:
             {
                 "digest": picture.digest,
                 "shape": list(picture.embeddings.shape),
+                "pieces": [_piece_to_json(piece) for piece in picture.pieces],
                 "plan": {name: getattr(picture.plan, name) for name in _PLAN_NUMBERS}
                 | {
                     "thumbnail_index": picture.plan.thumbnail_index,
@@ -353,7 +357,8 @@ class ConversationFile:
         embeddings = np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)
         if not np.isfinite(embeddings).all():
             raise _Wrong(f"{name} holds values that are no numbers")
-        return Picture(values.text("digest"), _plan(values.inner("plan")), embeddings)
+        pieces = _read_pieces(values, shape[0])
+        return Picture(values.text("digest"), _plan(values.inner("plan")), embeddings, pieces)
 
     @contextlib.contextmanager
     def kv(self) -> Iterator[NDArray[np.uint8]]:
@@ -401,6 +406,9 @@ class _Reader:
         if name not in self._values:
             raise _Wrong(f"{name} is missing")
         return self._values[name]
+
+    def has(self, name: str) -> bool:
+        return name in self._values
 
     def _typed(self, name: str, kind: type[T]) -> T:
         value = self.get(name)
@@ -461,6 +469,44 @@ def _turn(i: int, values: _Reader, n_pictures: int) -> Turn:
         images=values.numbers("images", 0, n_pictures - 1),
         tokens=None if tokens is None else values.numbers("tokens", 0, 2**31 - 1),
     )
+
+
+def _piece_to_json(piece: Piece) -> dict[str, Any]:
+    if isinstance(piece, Marker):
+        return {"tokens": list(piece.tokens)}
+    positions = None if piece.positions is None else piece.positions.ravel().tolist()
+    return {
+        "n_tokens": piece.n_tokens, "n_pos": piece.n_pos, "non_causal": piece.non_causal,
+        "positions": positions,
+    }  # fmt: skip
+
+
+def _read_pieces(values: _Reader, n_rows: int) -> tuple[Piece, ...]:
+    """Views in order of their rows, which are all of the picture's."""
+    import numpy as np
+
+    if not values.has("pieces"):  # a file of before there were pieces
+        return ()
+    pieces: list[Piece] = []
+    first = 0
+    for one in values.each("pieces"):
+        if one.has("tokens"):
+            pieces.append(Marker(one.numbers("tokens", 0, 2**31 - 1)))
+            continue
+        n_tokens, n_pos = one.number("n_tokens", 1, 2**24), one.number("n_pos", 1, 2**24)
+        positions = None
+        if one.get("positions") is not None:
+            flat = one.numbers("positions", 0, 2**24)
+            if len(flat) != 8 * n_tokens or max(flat[4 * n_tokens :]) > 1:
+                raise _Wrong("positions of a view")
+            positions = np.array(flat, dtype=np.int32).reshape(2, 4, n_tokens)
+        elif n_pos != n_tokens:
+            raise _Wrong("a view without positions")
+        pieces.append(View(first, n_tokens, n_pos, positions, one.get("non_causal") is True))
+        first += n_tokens
+    if pieces and first != n_rows:
+        raise _Wrong("views that are not the picture's rows")
+    return tuple(pieces)
 
 
 def _plan(values: _Reader) -> TilePlan:

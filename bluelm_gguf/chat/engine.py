@@ -14,8 +14,9 @@ from ..errors import InvalidArgumentError
 from ..llm.language_model import LanguageModel
 from ..llm.ledger import Ledger
 from ..llm.prompt import PromptBuilder
+from ..pictures.encoded import EncodedImage, PreparedImage
+from ..pictures.encoders import Vision
 from ..pictures.planner import TilerOverrides
-from ..pictures.vision import EncodedImage, PreparedImage, VisionEncoder
 from ..progress import ProgressFn
 from .lock import OwnedLock
 
@@ -54,7 +55,7 @@ class Engine:
     """
 
     def __init__(
-        self, llm: LanguageModel, vision: VisionEncoder | None, prompts: PromptBuilder, *, chunk: int
+        self, llm: LanguageModel, vision: Vision | None, prompts: PromptBuilder, *, chunk: int
     ) -> None:
         self._llm: LanguageModel | None = llm
         self._vision = vision
@@ -84,7 +85,7 @@ class Engine:
         return self._llm
 
     @property
-    def vision(self) -> VisionEncoder | None:
+    def vision(self) -> Vision | None:
         """The vision encoder, or None for a model that takes text only."""
         self.check_open()
         return self._vision
@@ -101,7 +102,7 @@ class Engine:
 
     # ---------------------------------------------------------------------------------------------- pictures
 
-    def need_vision(self) -> VisionEncoder:
+    def need_vision(self) -> Vision:
         """The vision encoder; raises InvalidArgumentError where there is none."""
         vision = self.vision
         if vision is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..llm.context_full import Policy
 from ..llm.prompt import Turn
-from ..pictures.vision import EncodedImage
+from ..pictures.encoded import EncodedImage
 
 if TYPE_CHECKING:
     from .request import AnswerOptions

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ..pictures.encoded import EncodedImage, PreparedImage
 from ..pictures.planner import TilerOverrides
-from ..pictures.vision import EncodedImage, PreparedImage
 from ..progress import ProgressFn
 
 if TYPE_CHECKING:

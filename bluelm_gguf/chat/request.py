@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ContextFullError, check_range
 from ..llm.prompt import Turn
 from ..llm.sampling import Sampling, SamplingOptions
+from ..pictures.encoded import EncodedImage
 from ..pictures.planner import TilerOverrides
-from ..pictures.vision import EncodedImage
 from ..progress import ProgressFn
 from .results import Reply
 

@@ -20,8 +20,8 @@ from ..llm.context_full import shortened
 from ..llm.ledger import Cell, cells_of, common
 from ..llm.prompt import Turn, n_tokens
 from ..native import library as _native
+from ..pictures.encoded import EncodedImage, EncodeTimings
 from ..pictures.identity import llm_identity
-from ..pictures.vision import EncodedImage, EncodeTimings
 from .conversation import (
     Conversation,
     ConversationFile,
@@ -87,7 +87,7 @@ def load(engine: Engine, path: str | os.PathLike[str]) -> ChatState:
             cells = _cells(saved.kv, images)
             fault = _kv_fault(engine, saved.kv, len(cells))
             with engine.lock.held():
-                if fault is None and not engine.ledger.restore(cells, cache):
+                if fault is None and not engine.ledger.restore(cells, cache, images):
                     fault = "llama.cpp refuses it"
             del cache
         if fault is not None:
@@ -145,7 +145,10 @@ def _conversation(engine: Engine, state: ChatState, llm: ModelFile, cells: Seque
         n_dropped=state.n_dropped,
         dropped_before=state.dropped_before,
         context_full=state.context_full,
-        pictures=tuple(Picture(image.digest, image.plan, image.embeddings) for _, image in pictures.values()),
+        pictures=tuple(
+            Picture(image.digest, image.plan, image.embeddings, image.pieces)
+            for _, image in pictures.values()
+        ),
         pending=indices(state.pending),
         kv=_kv_state(engine, cells, {key: i for key, (i, _) in pictures.items()}) if cells else None,
     )
@@ -223,7 +226,7 @@ def _check_context(engine: Engine, file: ConversationFile, state: ChatState) -> 
 def _encoded(engine: Engine, picture: Picture) -> EncodedImage:
     timings = EncodeTimings(0.0, 0.0, 0.0, 0.0, 0.0, 0)
     key = engine.need_vision().key_of(picture.digest)
-    return EncodedImage(picture.embeddings, picture.plan, timings, key, picture.digest)
+    return EncodedImage(picture.embeddings, picture.plan, timings, key, picture.digest, pieces=picture.pieces)
 
 
 def _cells(kv: KvState, images: Sequence[EncodedImage]) -> list[Cell]:

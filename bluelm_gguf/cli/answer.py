@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from .common import (
+    OVERVIEW,
     ModelFlags,
+    OverviewOption,
     PredictOption,
     SamplingFlags,
     SystemOption,
@@ -37,6 +39,7 @@ def run(
         str | None, typer.Option("-p", "--prompt", metavar="TEXT", help="The question. [from stdin]")
     ] = None,
     system: SystemOption = None,
+    overview_only: OverviewOption = False,
     n_predict: PredictOption = 256,
     timings: TimingsOption = False,
     profile: Annotated[
@@ -56,6 +59,7 @@ def run(
         flags = replace(flags, model=name)
     flags.check(has_images=bool(image))
     options = sampling.options() | {"system": system, "max_tokens": max_tokens(n_predict)}
+    options |= {"tiler": OVERVIEW} if overview_only else {}
     images = [_picture(name) for name in image or []]
     if prompt is None:
         if sys.stdin.isatty() or "-" in (image or []):
@@ -69,11 +73,18 @@ def run(
         reply = print_answer(stream, progress, is_shown=not as_json)
         memory = model.memory
         stages = model.vision.last_profile if image and model.vision else {}
+        vision = (
+            {"projector": model.vision.projector_type, "encoder": model.vision.way} if model.vision else None
+        )
     if as_json:
-        print(json.dumps(reply.as_dict() | {"memory": memory.as_dict()}, ensure_ascii=False))
+        print(
+            json.dumps(reply.as_dict() | {"memory": memory.as_dict(), "vision": vision}, ensure_ascii=False)
+        )
     if timings:
         print(timings_line(reply.timings), file=sys.stderr)
         print(memory, file=sys.stderr)
+        if vision is not None:
+            print(f"vision: projector {vision['projector']}, encoder {vision['encoder']}", file=sys.stderr)
     if profile:
         print(profile_lines(stages), file=sys.stderr)
 
@@ -106,6 +117,7 @@ def chat(
         typer.Argument(metavar="[NAME] [IMAGE]...", help="A model's name, as with -m; pictures."),
     ] = None,
     system: SystemOption = None,
+    overview_only: OverviewOption = False,
     n_predict: PredictOption = 512,
     timings: TimingsOption = False,
     context_full: Annotated[
@@ -129,6 +141,6 @@ def chat(
     with flags.open() as model:
         terminal = ChatTerminal(
             model, options, system=system, context_full=context_full.value, show_timings=timings,
-            keep_history=not no_history,
+            keep_history=not no_history, tiler=OVERVIEW if overview_only else None,
         )  # fmt: skip
         terminal.run(images or [])

@@ -60,6 +60,7 @@ class ChatTerminal:
         context_full: What happens then, see `Chat`.
         show_timings: Whether times follow each answer.
         keep_history: Whether typed lines are remembered in a file.
+        tiler: How pictures are cut, see `Chat.add_image`.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class ChatTerminal:
         context_full: Policy = "drop",
         show_timings: bool = False,
         keep_history: bool = True,
+        tiler: Mapping[str, int] | None = None,
     ) -> None:
         self._model = model
+        self._tiler = tiler
         self._context_full: Policy = context_full
         self._chat = model.chat(system=system, context_full=context_full)
         self._options = dict(options)
@@ -230,7 +233,7 @@ class ChatTerminal:
     def _add(self, paths: Sequence[str]) -> None:
         """Has pictures encoded and prefilled in the background; where nobody types meanwhile, waits."""
         for path in paths:
-            handle = self._chat.add_image(path)
+            handle = self._chat.add_image(path, tiler=self._tiler)
             if self._is_tty:
                 handle.add_done_callback(self._on_picture)
             else:

@@ -101,6 +101,12 @@ CtxOption = Annotated[
 PredictOption = Annotated[
     int, typer.Option("-n", "--predict", metavar="N", help="Most tokens of an answer; -1: as many as fit.")
 ]
+OverviewOption = Annotated[
+    bool,
+    typer.Option("--overview-only", help="One view of each whole picture: fewer tokens, less detail."),
+]
+OVERVIEW = {"max_tiles": 1}
+"""As `Model.stream` and `Chat.add_image` take it."""
 TimingsOption = Annotated[bool, typer.Option("--timings", help="Print the times on stderr.")]
 
 
@@ -117,6 +123,14 @@ class FreeVision(str, Enum):
     auto = "auto"
     always = "always"
     never = "never"
+
+
+class VisionWay(str, Enum):
+    """As `Model` takes it."""
+
+    auto = "auto"
+    own = "own"
+    mtmd = "mtmd"
 
 
 @dataclass(frozen=True)
@@ -167,6 +181,10 @@ class ModelFlags:
         FreeVision,
         typer.Option("--free-vision", help="Whether the vision weights leave memory after each picture."),
     ] = FreeVision.auto
+    vision: Annotated[
+        VisionWay,
+        typer.Option("--vision", help="Which encoder: own, or mtmd (llama.cpp's). [own where it can]"),
+    ] = VisionWay.auto
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither read nor keep encoded pictures on disk.")
     ] = False
@@ -229,6 +247,7 @@ class ModelFlags:
                     type_k=self.cache_type_k,
                     type_v=self.cache_type_v,
                     free_vision=self.free_vision.value,
+                    vision=self.vision.value,
                     cache=not self.no_cache,
                     verbose=self.verbose,
                     on_progress=progress,

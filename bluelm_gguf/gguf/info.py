@@ -8,7 +8,9 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..errors import BluelmError
 from .head import GgufHead, LongArray, read_head
+from .projector import projector_type, projector_width, way_of
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class MmprojInfo(FileInfo):
     """A vision tower with downsampler and projector."""
 
     projector_type: str
+    encoder: str
+    """What runs it: "own" (bluelm-gguf), "mtmd" (llama.cpp's libmtmd), or why nothing does."""
     image_size: int | None
     patch_size: int | None
     n_embd: int | None
@@ -110,6 +114,23 @@ class MmprojInfo(FileInfo):
 
     def rows(self) -> list[tuple[str, str]]:
         """(label, text) for people."""
+        return self._own_rows() if self.encoder == "own" else self._foreign_rows()
+
+    def _foreign_rows(self) -> list[tuple[str, str]]:
+        runs = "llama.cpp's libmtmd (--vision mtmd)" if self.encoder == "mtmd" else f"none: {self.encoder}"
+        return [
+            *super().rows(),
+            ("picture", f"{_known(self.image_size)} pixels in patches of {_known(self.patch_size)}"),
+            (
+                "tower",
+                f"{_known(self.n_layer)} layers, width {_known(self.n_embd)}, {_known(self.n_head)} heads, "
+                f"FFN {_known(self.n_ff)}",
+            ),
+            ("projector", f"{self.projector_type or '(none)'}, width {_known(self.n_embd_out)}"),
+            ("encoder", runs),
+        ]
+
+    def _own_rows(self) -> list[tuple[str, str]]:
         padded = f", stored as {self.n_ff}" if self.n_ff != self.n_ff_unpadded else ""
         grids = self.tiler.get("grids") or []
         most = max(grids, key=lambda g: (g[0] * g[1], g), default=None)
@@ -230,7 +251,8 @@ def _describe_mmproj(head: GgufHead) -> MmprojInfo:
     assembly = str(meta.get("bluelm.assembly.method", "concat"))
     return MmprojInfo(
         **_common(head, "mmproj"),
-        projector_type=str(meta.get("clip.projector_type", "")),
+        projector_type=projector_type(head),
+        encoder=_encoder(head),
         image_size=image,
         patch_size=patch,
         n_embd=_number(meta.get("clip.vision.embedding_length")),
@@ -240,11 +262,18 @@ def _describe_mmproj(head: GgufHead) -> MmprojInfo:
         n_ff_unpadded=_number(meta.get("bluelm.vision.feed_forward_length_unpadded", n_ff)),
         downsample=downsample,
         tokens_per_tile=per_tile,
-        n_embd_out=_number(meta.get("clip.vision.projection_dim")),
+        n_embd_out=projector_width(head),
         tiler=tiler,
         assembly=assembly,
         max_tokens_per_image=_most_tokens(meta, assembly, per_tile, most, grids) if per_tile else None,
     )
+
+
+def _encoder(head: GgufHead) -> str:
+    try:
+        return way_of(head)
+    except BluelmError as error:
+        return str(error).removeprefix(f"{head.path}: ")
 
 
 def _most_tokens(

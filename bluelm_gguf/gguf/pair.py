@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import MismatchError, UnsupportedModelError
 from .head import GgufHead, read_head
 from .kinds import check_llm_file, check_mmproj_file
+from .projector import projector_width
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Verdict:
 def judge(llm: GgufHead, mmproj: GgufHead) -> Verdict:
     """Compares width and pair id of a language model and a vision file."""
     n_embd = llm.of_architecture("embedding_length")
-    n_out = mmproj.metadata.get("clip.vision.projection_dim")
+    n_out = projector_width(mmproj)
     if isinstance(n_embd, int) and isinstance(n_out, int) and n_embd != n_out:
         return Verdict(
             False, False, f"the vision file makes embeddings of width {n_out}, the LLM reads {n_embd}"
@@ -55,7 +56,7 @@ def check_pair(llm: GgufHead, mmproj: GgufHead) -> None:
     verdict = judge(llm, mmproj)
     if not verdict.runs:
         n_embd = llm.of_architecture("embedding_length")
-        n_out = mmproj.metadata.get("clip.vision.projection_dim")
+        n_out = projector_width(mmproj)
         raise MismatchError(
             f"{mmproj.path} makes embeddings of width {n_out}, but {llm.path} needs {n_embd}: they "
             "do not belong together"

@@ -125,6 +125,7 @@ class LanguageModel:
         self.vocab = lc.llama_model_get_vocab(self._model)
         self.n_embd = int(lc.llama_model_n_embd_inp(self._model))
         self.n_vocab = int(lc.llama_vocab_n_tokens(self.vocab))
+        self.is_mrope = lc.llama_model_rope_type(self._model) in _MROPE
         self.n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
         if lc.llama_model_has_encoder(self._model):
             raise UnsupportedModelError(f"{self.path}: an encoder-decoder model; decoder-only ones are run")
@@ -228,6 +229,11 @@ class LanguageModel:
                     self._lc.llama_model_free(self._model)
                 self._model = None
 
+    @property
+    def native_model(self) -> Any:
+        """llama.cpp's handle of the weights, for libmtmd."""
+        return self._model
+
     # ------------------------------------------------------------------------------------------------ tokens
 
     @property
@@ -291,13 +297,19 @@ class LanguageModel:
 
     # ----------------------------------------------------------------------------------------------- compute
 
-    def keep(self, n: int) -> int:
-        """Keeps the first n tokens of the KV cache and drops the others; returns how many are left.
+    @property
+    def can_go_back(self) -> bool:
+        """Whether the KV cache can drop its end: not where a part of the model has a recurrent state."""
+        model = self._model
+        return not (self._lc.llama_model_is_recurrent(model) or self._lc.llama_model_is_hybrid(model))
 
-        A model with a recurrent state cannot go back by a part: 0 is left then.
+    def keep(self, pos: int) -> int:
+        """Keeps what the KV cache holds below a position; returns it.
+
+        A model with a recurrent state cannot go back by a part: the cache is empty then, and 0 is returned.
         """
-        if n > 0 and self._lc.llama_memory_seq_rm(self._memory, 0, n, -1):
-            return n
+        if pos > 0 and self._lc.llama_memory_seq_rm(self._memory, 0, pos, -1):
+            return pos
         self._lc.llama_memory_clear(self._memory, False)
         return 0
 
@@ -317,8 +329,8 @@ class LanguageModel:
             raise DecodeError(f"llama.cpp could not copy the KV cache ({_reason() or 'no reason given'})")
         return n
 
-    def restore_state(self, state: NDArray[np.uint8], n_tokens: int) -> bool:
-        """Fills the empty KV cache with what `read_state` wrote of n_tokens tokens.
+    def restore_state(self, state: NDArray[np.uint8], pos: int) -> bool:
+        """Fills the empty KV cache with what `read_state` wrote when `pos` was the next position.
 
         llama.cpp compares layers, types and sizes with the model's.
 
@@ -327,7 +339,9 @@ class LanguageModel:
         """
         pointer = _native.pointer(state, _native.c_uint8)
         n = int(self._lc.llama_state_seq_set_data(self._ctx, pointer, len(state), 0))
-        if n == len(state) and self._lc.llama_memory_seq_pos_max(self._memory, 0) == n_tokens - 1:
+        last = self._lc.llama_memory_seq_pos_max(self._memory, 0)
+        # With M-RoPE a picture's positions end below what follows it.
+        if n == len(state) and (last == pos - 1 or (self.is_mrope and 0 <= last < pos)):
             return True
         self.keep(0)
         return False
@@ -353,16 +367,37 @@ class LanguageModel:
         pointer = _native.pointer(ids, _native.c_int32)
         self._prefill(self._lib.bluelm_prefill_tokens, (pointer, len(ids)), pos, chunk, logits, on_progress)
 
-    def prefill_embd(
-        self, embeddings: Any, pos: int, *, chunk: int, logits: bool, on_progress: ProgressFn | None = None
+    def prefill_view(
+        self,
+        embeddings: Any,
+        pos: int,
+        *,
+        chunk: int,
+        logits: bool,
+        positions: NDArray[np.int32] | None = None,
+        non_causal: bool = False,
+        on_progress: ProgressFn | None = None,
     ) -> None:
-        """The same for embeddings, float32 [n, n_embd]."""
+        """The same for the embeddings of a picture's view.
+
+        Args:
+            embeddings: float32 [n, n_embd].
+            positions: int32 [4, n] for M-RoPE; None: pos, pos + 1, ...
+            non_causal: Whether its tokens attend to each other in both directions; it is then computed in one
+                step, which n_batch must allow.
+        """
         import numpy as np
 
         rows = np.ascontiguousarray(embeddings, dtype=np.float32)
         pointer = _native.pointer(rows, _native.c_float)
+        where = None
+        if positions is not None:
+            positions = np.ascontiguousarray(positions, dtype=np.int32)
+            where = _native.pointer(positions, _native.c_int32)
         what = (pointer, rows.shape[0], rows.shape[1])
-        self._prefill(self._lib.bluelm_prefill_embd, what, pos, chunk, logits, on_progress)
+        self._prefill(
+            self._lib.bluelm_prefill_view, what, pos, chunk, logits, on_progress, (where, non_causal)
+        )
 
     def _prefill(
         self,
@@ -372,6 +407,7 @@ class LanguageModel:
         chunk: int,
         logits: bool,
         on_progress: ProgressFn | None,
+        how: tuple[Any, ...] = (),
     ) -> None:
         params = _native.PrefillParams()
         params.chunk = min(chunk, self.n_batch)
@@ -384,6 +420,7 @@ class LanguageModel:
             _native.byref(params),
             *what,
             pos,
+            *how,
             logits,
             bridge.callback,
             None,
@@ -427,6 +464,9 @@ class LanguageModel:
     def sample(self, sampler: Sampler) -> int:
         """The token after the last one decoded."""
         return sampler.sample(self._ctx)
+
+
+_MROPE = (8, 40)  # LLAMA_ROPE_TYPE_MROPE, LLAMA_ROPE_TYPE_IMROPE (llama.h)
 
 
 def _ggml_type(name: str) -> int:

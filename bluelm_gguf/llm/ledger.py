@@ -6,13 +6,14 @@ comes after the common beginning is computed: of a second question about a pictu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..pieces import View, views_of
 from ..progress import ProgressFn
 from .language_model import LanguageModel, PartlyDone
-from .prompt import Segment, TextSegment
+from .prompt import ImageSegment, Picture, Segment, TextSegment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 
 Cell = int | tuple[str, int]
 """What a position of the KV cache holds: a token, or row i of the picture with that key."""
+
+
+_MAX_COPIES = 2  # states behind pictures, of models that cannot go back
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What the cache held of the first n cells."""
+
+    n: int
+    state: NDArray[np.uint8]
 
 
 @dataclass
@@ -47,6 +59,8 @@ class Ledger:
         self._llm = llm
         self._chunk = chunk
         self.cells: list[Cell] = []
+        self._after: list[int] = []  # the position that follows each cell; with M-RoPE not its index + 1
+        self._copies: list[_Copy] = []
 
     def bring(
         self,
@@ -73,12 +87,15 @@ class Ledger:
             Cancelled, DecodeError, and what on_progress raises. The cache holds a beginning of the prompt
             then, and the ledger knows which.
         """
-        wanted = cells_of(segments)[:n]
+        wanted = cells_of(segments)
+        after = _positions(wanted, _views_in(segments))
+        wanted = wanted[: _whole(segments, len(wanted) if n is None else n)]
         done = done if done is not None else Prefilled()
         n_kept = common(self.cells, wanted[:-1] if logits else wanted) if reuse else 0
-        n_kept = self._roll_back(n_kept)
+        n_kept = self._roll_back(_whole(segments, n_kept))
+        last_view = max((i for i, one in enumerate(segments) if isinstance(one, ImageSegment)), default=-1)
         offset = 0
-        for segment in segments:
+        for i, segment in enumerate(segments):
             begin, end = max(offset, n_kept), min(offset + len(segment), len(wanted))
             if begin < end:
                 base, total = begin - n_kept, len(wanted) - n_kept
@@ -87,7 +104,9 @@ class Ledger:
                     return on_progress is None or on_progress(stage, base + now, total) is not False
 
                 want_logits = logits and end == len(wanted)
-                self._bring_part(segment, offset, begin, end, want_logits, report)
+                self._bring_part(segment, offset, begin, end, after, want_logits, report)
+                if i == last_view and end == offset + len(segment):
+                    self._copy_state()
                 if isinstance(segment, TextSegment):
                     done.n_text += end - begin
                 else:
@@ -95,23 +114,43 @@ class Ledger:
             offset += len(segment)
 
     def _bring_part(
-        self, segment: Segment, offset: int, begin: int, end: int, logits: bool, report: ProgressFn
+        self,
+        segment: Segment,
+        offset: int,
+        begin: int,
+        end: int,
+        after: Sequence[int],
+        logits: bool,
+        report: ProgressFn,
     ) -> None:
-        """Brings positions begin..end-1, all in one segment that starts at `offset`, into the cache."""
+        """Brings cells begin..end-1, all in one segment that starts at cell `offset`, into the cache."""
         cells = cells_of([segment])[begin - offset : end - offset]
         llm, chunk = self._llm, self._chunk
+        pos = self._position(begin)
         try:
             if isinstance(segment, TextSegment):
                 tokens = segment.tokens[begin - offset : end - offset]
-                llm.prefill_tokens(tokens, begin, chunk=chunk, logits=logits, on_progress=report)
+                llm.prefill_tokens(tokens, pos, chunk=chunk, logits=logits, on_progress=report)
             else:
-                rows = segment.image.embeddings[begin - offset : end - offset]
-                llm.prefill_embd(rows, begin, chunk=chunk, logits=logits, on_progress=report)
+                view = segment.view
+                rows = segment.image.embeddings[view.first + begin - offset : view.first + end - offset]
+                llm.prefill_view(
+                    rows, pos, chunk=chunk, logits=logits, positions=view.positions_at(pos),
+                    non_causal=view.non_causal, on_progress=report,
+                )  # fmt: skip
         except PartlyDone as partly:
-            self.cells += cells[: partly.n_done]
+            self._hold(cells[: partly.n_done], after[begin : begin + partly.n_done])
             self._roll_back(len(self.cells))
             raise (partly.__cause__ or partly) from None
+        self._hold(cells, after[begin:end])
+
+    def _hold(self, cells: Sequence[Cell], after: Sequence[int]) -> None:
         self.cells += cells
+        self._after += after
+
+    def _position(self, n: int) -> int:
+        """The position that follows the first n cells."""
+        return self._after[n - 1] if n else 0
 
     def append(self, token: int, *, is_cancelled: Callable[[], bool] | None = None) -> None:
         """Decodes one token of an answer; see `LanguageModel.decode`.
@@ -119,43 +158,73 @@ class Ledger:
         Raises:
             Cancelled, DecodeError: the cache is as before.
         """
-        cells = self.cells
+        n = len(self.cells)
+        pos = self._position(n)
         try:
-            self._llm.decode(token, len(cells), is_cancelled=is_cancelled)
+            self._llm.decode(token, pos, is_cancelled=is_cancelled)
         except BaseException:
-            self._roll_back(len(cells))
+            self._roll_back(n)
             raise
-        cells.append(token)
+        self._hold([token], [pos + 1])
 
     def keep(self, n: int) -> int:
         """Drops what is behind the first n cells.
 
         Returns:
-            How many are left: n, or 0 where the model cannot go back by a part.
+            How many are left: n, or fewer where the model cannot go back by a part.
         """
         return n if n == len(self.cells) else self._roll_back(n)
 
-    def restore(self, cells: Sequence[Cell], state: NDArray[np.uint8]) -> bool:
+    def restore(
+        self, cells: Sequence[Cell], state: NDArray[np.uint8], images: Iterable[Picture] = ()
+    ) -> bool:
         """Makes the cache hold what `LanguageModel.read_state` wrote when it held these cells.
+
+        Args:
+            cells: What the cache held.
+            state: The bytes.
+            images: The pictures that cells are of.
 
         Returns:
             Whether llama.cpp took it; if not, the cache is empty.
         """
-        self._roll_back(0)
-        if not self._llm.restore_state(state, len(cells)):
+        self.forget()
+        after = _positions(cells, {image.key: views_of(image.layout) for image in images})
+        if not cells or not self._llm.restore_state(state, after[-1]):
             return False
-        self.cells = list(cells)
+        self.cells, self._after = list(cells), after
         return True
 
     def forget(self) -> None:
         """Empties the cache."""
+        self._copies.clear()
         self._roll_back(0)
 
     def _roll_back(self, n: int) -> int:
-        """Keeps the first n cells, or none where the model cannot go back by a part; returns how many."""
-        n = self._llm.keep(n)
-        del self.cells[n:]
+        """Keeps the first n cells; where the model cannot go back by a part, those of the latest copy behind
+        a picture that fits, or none. Returns how many."""
+        if self._llm.keep(self._position(n)) == 0:
+            n = self._go_to_copy(n)
+        del self.cells[n:], self._after[n:]
+        self._copies = [copy for copy in self._copies if copy.n <= n]
         return n
+
+    def _go_to_copy(self, n: int) -> int:
+        """Fills the empty cache with the longest state of at most n cells; returns how many it holds."""
+        for copy in sorted(self._copies, key=lambda one: -one.n):
+            if copy.n <= n and self._llm.restore_state(copy.state, self._position(copy.n)):
+                return copy.n
+        return 0
+
+    def _copy_state(self) -> None:
+        """Keeps a copy of the state for models that cannot go back: a picture is not computed twice."""
+        if self._llm.can_go_back or any(copy.n == len(self.cells) for copy in self._copies):
+            return
+        import numpy as np
+
+        state = np.empty(self._llm.state_bytes(), dtype=np.uint8)
+        state = state[: self._llm.read_state(state)]
+        self._copies = [*self._copies[-_MAX_COPIES + 1 :], _Copy(len(self.cells), state)]
 
 
 def cells_of(segments: Sequence[Segment]) -> list[Cell]:
@@ -165,8 +234,49 @@ def cells_of(segments: Sequence[Segment]) -> list[Cell]:
         if isinstance(segment, TextSegment):
             cells += segment.tokens
         else:
-            cells += [(segment.image.key, i) for i in range(len(segment))]
+            first = segment.view.first
+            cells += [(segment.image.key, first + i) for i in range(len(segment))]
     return cells
+
+
+def _views_in(segments: Sequence[Segment]) -> dict[str, list[View]]:
+    """The views of each picture in a prompt, by the picture's key."""
+    views: dict[str, list[View]] = {}
+    for segment in segments:
+        if isinstance(segment, ImageSegment):
+            views.setdefault(segment.image.key, []).append(segment.view)
+    return views
+
+
+def _positions(cells: Sequence[Cell], views: Mapping[str, Sequence[View]]) -> list[int]:
+    """The position that follows each cell."""
+    view_of = {
+        (key, view.first + i): (view, i) for key, some in views.items() for view in some
+        for i in range(view.n_tokens)
+    }  # fmt: skip
+    after: list[int] = []
+    pos = start = 0
+    for cell in cells:
+        if isinstance(cell, int):
+            pos += 1
+        else:
+            view, row = view_of[cell]
+            if row == 0:
+                start = pos
+            pos = start + view.pos_after(row)
+        after.append(pos)
+    return after
+
+
+def _whole(segments: Sequence[Segment], n: int) -> int:
+    """At most n cells that do not end within a view of which a part means nothing."""
+    offset = 0
+    for segment in segments:
+        is_within = offset < n < offset + len(segment)
+        if is_within and isinstance(segment, ImageSegment) and segment.view.is_whole:
+            return offset
+        offset += len(segment)
+    return n
 
 
 def common(a: Sequence[object], b: Sequence[object]) -> int:

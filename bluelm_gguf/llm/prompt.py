@@ -16,12 +16,14 @@ Without a template in the file the conversation is written plainly, as `PLAIN_TE
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ..errors import InvalidArgumentError, ModelFormatError
+from ..pieces import Marker, Piece, View
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -49,6 +51,10 @@ class Picture(Protocol):
     def key(self) -> str:
         """Tells pictures apart in the KV cache."""
 
+    @property
+    def layout(self) -> tuple[Piece, ...]:
+        """Its views and the tokens around them."""
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -74,12 +80,13 @@ class TextSegment:
 
 @dataclass(frozen=True)
 class ImageSegment:
-    """One picture's place."""
+    """The place of one view of a picture."""
 
     image: Any
+    view: View
 
     def __len__(self) -> int:
-        return int(self.image.n_tokens)
+        return self.view.n_tokens
 
 
 Segment = TextSegment | ImageSegment
@@ -90,11 +97,14 @@ def n_tokens(segments: Sequence[Segment], *, kind: type[Any] | None = None) -> i
     return sum(len(segment) for segment in segments if kind is None or isinstance(segment, kind))
 
 
+_SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")  # how special tokens are spelled
+
+
 def with_images(segments: Sequence[Segment], images: Iterable[Picture]) -> list[Segment]:
     """A prompt with these pictures in the places of those of the same key."""
     found = {image.key: image for image in images}
     return [
-        ImageSegment(found.get(segment.image.key, segment.image))
+        ImageSegment(found.get(segment.image.key, segment.image), segment.view)
         if isinstance(segment, ImageSegment)
         else segment
         for segment in segments
@@ -121,6 +131,8 @@ class PromptBuilder:
         image_prefix, image_suffix: Texts around a picture's tokens (`bluelm.prompt.*` of the mmproj), unless
             the template places pictures itself.
         image_token: What the template writes where a picture belongs (`bluelm.prompt.image_token`), or "".
+        finds_image_token: Whether that is found out from the template; pictures then bring the tokens around
+            them with them, in place of all that the template writes for one.
         origin: The file, for messages.
     """
 
@@ -133,6 +145,7 @@ class PromptBuilder:
     image_prefix: str = ""
     image_suffix: str = ""
     image_token: str = ""
+    finds_image_token: bool = False
     origin: str = "the model"
     _render: Callable[..., str] = field(init=False, repr=False)
     _takes_parts: bool = field(init=False, repr=False)
@@ -161,6 +174,31 @@ class PromptBuilder:
 
         self._render = render
         self._takes_parts = self._probe()
+        if self.finds_image_token and not self.image_token:
+            self.image_token = self._find_image_token()
+            self._takes_parts = self._takes_parts or bool(self.image_token)
+
+    def _find_image_token(self) -> str:
+        """What the template writes for a picture among parts; "" where it knows none."""
+        a, b = secrets.token_hex(8), secrets.token_hex(8)
+        text = {"type": "text", "text": b}
+        found = ""
+        try:
+            both = self._render(
+                [{"role": "user", "content": [{"type": "text", "text": a}, {"type": "image"}, text]}]
+            )
+            found = both.partition(a)[2].partition(b)[0]
+            if not found.strip() or a in found:  # a template that writes pictures first, wherever they are
+                with_image = self._render([{"role": "user", "content": [{"type": "image"}, text]}])
+                without = self._render([{"role": "user", "content": [text]}])
+                n = next((i for i, (x, y) in enumerate(zip(with_image, without, strict=False)) if x != y), 0)
+                found = with_image[n:].partition(b)[0]
+        except InvalidArgumentError:
+            return ""
+        if "'type'" in found:  # a template for plain texts, which shows the list as Python writes it
+            return ""
+        spelled = list(_SPECIAL.finditer(found))
+        return found[spelled[0].start() : spelled[-1].end()] if spelled else found.strip()
 
     def _probe(self) -> bool:
         """Whether the template wants contents as lists of parts: it shows those, and no plain text."""
@@ -247,7 +285,7 @@ class PromptBuilder:
             yield from self._with_images(before, images)
             for image in () if placed else turn.images:
                 yield self.image_prefix
-                yield ImageSegment(image)
+                yield from _pieces(image)
                 yield self.image_suffix
             yield TextSegment(turn.tokens) if turn.tokens is not None else _Written(turn.text)
             rendered = rest
@@ -266,14 +304,16 @@ class PromptBuilder:
                 "pictures"
             )
 
-    def _with_images(self, text: str, images: Iterator[Any]) -> Iterator[str | ImageSegment]:
+    def _with_images(self, text: str, images: Iterator[Any]) -> Iterator[str | Segment]:
         """What the template wrote, with pictures in the places of its image tokens."""
         pieces = text.split(self.image_token) if self.image_token else [text]
         yield pieces[0]
         for piece in pieces[1:]:
             image = next(images, None)
-            # Without a picture for it, it is only what the template wrote.
-            yield self.image_token if image is None else ImageSegment(image)
+            if image is None:  # only what the template wrote
+                yield self.image_token
+            else:
+                yield from _pieces(image)
             yield piece
 
     def _tokens_of(self, run: tuple[str | _Written, ...]) -> tuple[int, ...]:
@@ -302,3 +342,12 @@ class PromptBuilder:
 
     def _is_plain(self, text: str) -> bool:
         return self.tokenize(text, special=True) == self.tokenize(text, special=False)
+
+
+def _pieces(image: Picture) -> Iterator[Segment]:
+    """A picture's tokens and views."""
+    for piece in image.layout:
+        if isinstance(piece, Marker):
+            yield TextSegment(piece.tokens)
+        else:
+            yield ImageSegment(image, piece)

@@ -31,7 +31,7 @@ from typing import Any
 from .. import errors
 from .openmp import short_spins
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 MAX_GRIDS = 256
 
 TILER_METHODS = {"relaxed": 0, "llava_next": 1, "internvl": 2, "single": 3}
@@ -186,6 +186,37 @@ class PrefillParams(_Struct):
     _fields_ = [("struct_size", c_size_t), ("chunk", c_int32), ("seq_id", c_int32)]
 
 
+class MtmdParams(_Struct):
+    """bluelm_mtmd_params."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("n_threads", c_int32),
+        ("image_min_tokens", c_int32),
+        ("image_max_tokens", c_int32),
+        ("verbose", c_int32),
+        ("device", c_char_p),
+    ]
+
+
+class MtmdInfo(_Struct):
+    """bluelm_mtmd_info."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("n_embd", c_int32),
+        ("n_pos", c_int32),
+        ("non_causal", c_int32),
+        ("takes_audio", c_int32),
+    ]
+
+
+class MtmdPiece(_Struct):
+    """bluelm_mtmd_piece."""
+
+    _fields_ = [("struct_size", c_size_t), ("is_view", c_int32), ("n_tokens", c_int32), ("n_pos", c_int32)]
+
+
 PROGRESS = ctypes.CFUNCTYPE(c_bool, c_int32, c_int64, c_int64, c_void_p)
 
 _U8 = POINTER(c_uint8)
@@ -232,6 +263,21 @@ _FUNCTIONS: dict[str, list[Any]] = {
         c_void_p, POINTER(PrefillParams), _F32, c_int64, c_int32, c_int32, c_bool, PROGRESS, c_void_p, _I64,
     ],
     "bluelm_decode": [c_void_p, c_int32, c_int32, c_int32, PROGRESS, c_void_p],
+    "bluelm_prefill_view": [
+        c_void_p, POINTER(PrefillParams), _F32, c_int64, c_int32, c_int32, _I32, c_bool, c_bool, PROGRESS,
+        c_void_p, _I64,
+    ],
+    "bluelm_mtmd_params_default": [POINTER(MtmdParams)],
+    "bluelm_mtmd_init": [c_char_p, c_void_p, POINTER(MtmdParams), PROGRESS, c_void_p, POINTER(c_void_p)],
+    "bluelm_mtmd_get_info": [c_void_p, POINTER(MtmdInfo)],
+    "bluelm_mtmd_picture_init": [c_void_p, _U8, c_int32, c_int32, POINTER(c_void_p)],
+    "bluelm_mtmd_picture_size": [c_void_p, _I32],
+    "bluelm_mtmd_picture_get_piece": [c_void_p, c_int32, POINTER(MtmdPiece)],
+    "bluelm_mtmd_picture_get_tokens": [c_void_p, c_int32, _I32, c_size_t],
+    "bluelm_mtmd_picture_get_positions": [c_void_p, c_int32, c_int32, _I32, c_size_t],
+    "bluelm_mtmd_encode": [
+        c_void_p, c_void_p, c_int32, c_int64, c_int64, PROGRESS, c_void_p, _F32, c_size_t,
+    ],
 }  # fmt: skip
 
 
@@ -297,6 +343,9 @@ def load() -> ctypes.CDLL:
     lib.bluelm_vision_free.restype = None
     lib.bluelm_mmproj_free.argtypes = [c_void_p]
     lib.bluelm_mmproj_free.restype = None
+    for name in ("bluelm_mtmd_free", "bluelm_mtmd_picture_free"):
+        getattr(lib, name).argtypes = [c_void_p]
+        getattr(lib, name).restype = None
     for name, argtypes in _FUNCTIONS.items():
         function = getattr(lib, name)
         function.argtypes = argtypes
@@ -436,6 +485,9 @@ __all__ = [
     "TILER_METHODS",
     "WEIGHTS",
     "CancelBridge",
+    "MtmdInfo",
+    "MtmdParams",
+    "MtmdPiece",
     "PrefillParams",
     "ProgressBridge",
     "TilePlan",

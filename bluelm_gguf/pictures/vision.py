@@ -2,89 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BluelmError, Cancelled, InvalidArgumentError
-from ..file_stamp import FileStamp, combine
+from ..errors import InvalidArgumentError
 from ..gguf.head import GgufHead
 from ..gguf.kinds import check_mmproj_file
 from ..native import library as _native
 from ..native.interrupt import DeferredInterrupt
 from ..native.machine import default_threads
 from ..progress import ProgressFn
-from .identity import file_sha256, picture_digest
+from .encoded import EncodedImage, EncodeTimings, PreparedImage
+from .identity import picture_digest
 from .planner import PicturePlanner, TilerOverrides
+from .vision_file import VisionFile
 from .vision_weights import VisionWeights
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from .cache import EmbeddingCache
     from .tiling import TilePlan
 
 
-@dataclass(frozen=True)
-class EncodeTimings:
-    """Milliseconds of one encode; the parts overlap where the pipeline runs, so they may exceed the total."""
-
-    decode_ms: float
-    """Reading the picture file."""
-    resize_ms: float
-    """Resize, pad, cut."""
-    patch_embd_ms: float
-    vit_ms: float
-    """Transformer blocks, downsampler and projector."""
-    total_ms: float
-    """Wall time in the encoder."""
-    n_batches: int
-    profile: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Where the time in the encoder went: milliseconds by stage, in the order of the network, `total_ms`, and
-    `gops`: the whole arithmetic (2 operations for a multiply-add) over the total, in 1e9 per second. What a
-    thread waits for at the end of a stage counts as part of it. Empty for a picture from the cache."""
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedImage:
-    """A picture as the LLM takes it; may be used in any number of questions."""
-
-    embeddings: NDArray[np.float32]
-    """[n_tokens, n_embd], views in the plan's order, or put together as the file asks."""
-    plan: TilePlan
-    timings: EncodeTimings
-    key: str
-    """Tells pictures apart within this process: the same pixels, cut in the same way and encoded by the same
-    file, have the same."""
-    digest: str
-    """Of the pixels and the tiler's settings, see `identity.picture_digest`; the same on every machine."""
-    is_cached: bool = False
-    """Whether the embeddings were read from the cache on disk."""
-
-    @property
-    def n_tokens(self) -> int:
-        """Rows of the embeddings."""
-        return int(self.embeddings.shape[0])
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedImage:
-    """A picture that was read and planned, and is not encoded yet."""
-
-    rgb: NDArray[np.uint8]
-    plan: TilePlan
-    n_tokens: int
-    decode_ms: float
-    digest: str
-    key: str
-    """As the encoded picture will have them."""
-
-
-class VisionEncoder:
+class VisionEncoder(VisionFile):
     """The vision tower, downsampler and projector of one mmproj file.
 
     One thread at a time may use it.
@@ -107,6 +48,9 @@ class VisionEncoder:
         ModelFileError, ModelFormatError, UnsupportedModelError, OutOfMemoryError, InvalidArgumentError.
     """
 
+    way = "own"
+    projector_type = "bluelm"
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -121,14 +65,10 @@ class VisionEncoder:
         free_weights: bool = False,
     ) -> None:
         self._weights: VisionWeights | None = None
-        self.stamp = FileStamp.of(path)
-        """Tells whether another file has taken its place since."""
-        self._sha256: str | None = None
+        head = head or check_mmproj_file(path)
+        super().__init__(head.path, cache)
         self.last_profile: Mapping[str, float] = {}
         """`EncodeTimings.profile` of the picture that was encoded last."""
-        self._cache = cache
-        head = head or check_mmproj_file(path)
-        self.path = head.path
         self._lib = _native.load()
         params = _native.VisionParams()
         _native.check(self._lib.bluelm_vision_params_default(_native.byref(params)))
@@ -176,25 +116,6 @@ class VisionEncoder:
         """Width of the embeddings: the LLM's."""
         return self.info.n_embd_out
 
-    def identity(self, *, go_on: Callable[[], object] | None = None) -> str:
-        """SHA-256 of the file. It is computed when first asked for; with a cache, once for all processes.
-
-        Args:
-            go_on: Called every few milliseconds; what it raises ends the work.
-
-        Raises:
-            ModelFileError: the file is gone.
-            MismatchError: it is another one than was loaded.
-        """
-        if self._sha256 is None:
-            remembered = self._cache.digests if self._cache is not None else None
-            self._sha256 = file_sha256(self.stamp, remembered=remembered, go_on=go_on)
-        return self._sha256
-
-    def key_of(self, digest: str) -> str:
-        """`EncodedImage.key` of a picture with this digest."""
-        return combine(digest, self.stamp.local_id, self._arithmetic)
-
     def plan(self, width: int, height: int, *, tiler: TilerOverrides = None) -> TilePlan:
         """Plans the tiles of a picture of width x height pixels, and counts its tokens.
 
@@ -203,6 +124,10 @@ class VisionEncoder:
         """
         self._open_weights()
         return self._planner.plan(width, height, tiler=tiler)
+
+    def overview_tokens(self, picture: PreparedImage | EncodedImage) -> int:
+        """Tokens that the picture would have as one view of the whole."""
+        return min(self.info.tokens_per_tile, picture.n_tokens)
 
     def prepare(self, image: Any, *, tiler: TilerOverrides = None) -> PreparedImage:
         """Reads a picture and plans its tiles, without encoding it.
@@ -251,14 +176,9 @@ class VisionEncoder:
 
         weights = self._open_weights()
         cache_key = self._cache_key(picture, on_progress)
-        if self._cache is not None and cache_key is not None:
-            kept = self._cache.get(cache_key, shape=(picture.n_tokens, self.n_embd))
-            if kept is not None:
-                n_tiles = picture.plan.n_tiles
-                if on_progress is not None and on_progress("encode", n_tiles, n_tiles) is False:
-                    raise Cancelled("encoding was cancelled")
-                timings = EncodeTimings(picture.decode_ms, 0.0, 0.0, 0.0, 0.0, 0)
-                return EncodedImage(kept, picture.plan, timings, picture.key, picture.digest, is_cached=True)
+        kept = self._cached(picture, cache_key, self.n_embd, on_progress)
+        if kept is not None:
+            return kept
         height, width = picture.rgb.shape[:2]
         rgb = np.ascontiguousarray(picture.rgb)
         out = np.empty((picture.n_tokens, self.n_embd), dtype=np.float32)
@@ -289,8 +209,7 @@ class VisionEncoder:
             raw_profile = _native.VisionProfile()
             _native.check(self._lib.bluelm_vision_get_profile(handle, _native.byref(raw_profile)))
         self.last_profile = _profile(raw_profile)
-        if self._cache is not None and cache_key is not None:
-            self._cache.put(cache_key, out)
+        self._keep(cache_key, out)
         return EncodedImage(
             embeddings=out,
             plan=picture.plan,
@@ -306,26 +225,6 @@ class VisionEncoder:
             key=picture.key,
             digest=picture.digest,
         )
-
-    def _cache_key(self, picture: PreparedImage, on_progress: ProgressFn | None) -> str | None:
-        """The picture's place in the cache; None without a cache."""
-        if self._cache is None:
-            return None
-
-        def go_on() -> None:
-            is_stopped = on_progress is not None and on_progress("encode", 0, picture.plan.n_tiles) is False
-            if is_stopped or interrupt.pending:
-                raise Cancelled("encoding was cancelled")
-
-        try:
-            with DeferredInterrupt() as interrupt:
-                identity = self.identity(go_on=go_on)
-            return combine("bluelm embeddings", picture.digest, identity, self._arithmetic)
-        except Cancelled:
-            raise
-        except BluelmError as error:
-            self._cache.warn(str(error))
-            return None
 
     def close(self) -> None:
         """Frees the weights, as soon as nobody uses them."""

@@ -14,20 +14,19 @@ from ..native import library as _native
 from ..native.interrupt import DeferredInterrupt
 
 
-class VisionWeights:
+class NativeWeights:
     """libbluelm's handle of one mmproj file, shared by all who use it at the moment.
 
     Thread-safe: it is loaded once however many threads ask, and freed when the last of them is done.
+    Subclasses say how.
 
     Args:
         path: The mmproj.
-        params: How it is loaded.
         free: Whether it leaves memory whenever nobody uses it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], params: Any, *, free: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, free: bool) -> None:
         self.path = path
-        self._params = params
         self._free = free
         self._lib = _native.load()
         self._lock = threading.Lock()
@@ -85,7 +84,7 @@ class VisionWeights:
 
     def _drop(self) -> None:
         if self._handle is not None and self._n_users == 0:
-            self._lib.bluelm_vision_free(self._handle)
+            self._free_handle(self._handle)
             self._handle = None
         if self._handle is None:
             self._is_unwanted = False
@@ -95,6 +94,30 @@ class VisionWeights:
             raise ModelFileError(
                 f"{self.path}: the file has changed since it was loaded: load the model again"
             )
+        self._init()
+
+    def _init(self) -> None:
+        """Sets `_handle`, or raises."""
+        raise NotImplementedError
+
+    def _free_handle(self, handle: Any) -> None:
+        raise NotImplementedError
+
+
+class VisionWeights(NativeWeights):
+    """The weights of our own encoder.
+
+    Args:
+        path: The mmproj.
+        params: How it is loaded.
+        free: Whether it leaves memory whenever nobody uses it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], params: Any, *, free: bool) -> None:
+        super().__init__(path, free=free)
+        self._params = params
+
+    def _init(self) -> None:
         handle = _native.c_void_p()
         with DeferredInterrupt():
             status = self._lib.bluelm_vision_init(
@@ -103,3 +126,6 @@ class VisionWeights:
             if status == 0:
                 self._handle = handle
         _native.check(status)
+
+    def _free_handle(self, handle: Any) -> None:
+        self._lib.bluelm_vision_free(handle)

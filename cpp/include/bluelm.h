@@ -25,13 +25,14 @@
 #endif
 
 // Raised whenever a signature or a struct below changes; compared when the library is loaded.
-#define BLUELM_ABI_VERSION 3
+#define BLUELM_ABI_VERSION 4
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 struct llama_context;  // llama.h
+struct llama_model;
 
 typedef int32_t bluelm_status;
 enum {
@@ -264,6 +265,70 @@ BLUELM_API bluelm_status bluelm_vision_dump_stage(bluelm_vision* vision, const u
                                                   int32_t n_tiles, const char* stage, float* out,
                                                   size_t out_floats, size_t* n_floats_out);
 
+// --------------------------------------------------------------------------------------------- vision:
+// libmtmd
+
+// llama.cpp's own encoders for all projector types that its libmtmd knows (not in standalone builds). A
+// picture becomes pieces in order: tokens (begin, end, row and column markers), and views, each a block of
+// embeddings. On Linux a child process tries first what libmtmd aborts on: a file when it is loaded, a view
+// of a new size before it is encoded.
+typedef struct bluelm_mtmd bluelm_mtmd;
+typedef struct bluelm_mtmd_picture bluelm_mtmd_picture;
+
+typedef struct bluelm_mtmd_params {
+    size_t struct_size;
+    int32_t n_threads;                           // 1..512
+    int32_t image_min_tokens, image_max_tokens;  // of projectors with views of any size; <= 0: the file's
+    int32_t verbose;                             // 1: libmtmd's log goes to stderr
+    const char* device;                          // name of a ggml device; NULL: ggml's CPU backend
+} bluelm_mtmd_params;
+
+typedef struct bluelm_mtmd_info {
+    size_t struct_size;
+    int32_t n_embd;       // width of the embeddings: the LLM's
+    int32_t n_pos;        // positions for each embedding: 4 where the LLM has M-RoPE, else 1
+    int32_t non_causal;   // 1: the tokens of a view attend to each other in both directions
+    int32_t takes_audio;  // 1: the file also holds an encoder for sound
+} bluelm_mtmd_info;
+
+typedef struct bluelm_mtmd_piece {
+    size_t struct_size;
+    int32_t is_view;   // 0: tokens
+    int32_t n_tokens;  // tokens, or rows of embeddings
+    int32_t n_pos;     // positions it takes: n_tokens, or fewer with M-RoPE
+} bluelm_mtmd_piece;
+
+BLUELM_API bluelm_status bluelm_mtmd_params_default(bluelm_mtmd_params* out);
+// Loads a vision file for a language model, which must outlive the handle. progress may be NULL; its stage is
+// ENCODE, its numbers percent.
+// Errors: FORMAT (with libmtmd's reason), UNSUPPORTED (no pictures), MISMATCH (another width), CANCELLED.
+BLUELM_API bluelm_status bluelm_mtmd_init(const char* path, const struct llama_model* llm,
+                                          const bluelm_mtmd_params* params, bluelm_progress progress,
+                                          void* user_data, bluelm_mtmd** out);
+BLUELM_API void bluelm_mtmd_free(bluelm_mtmd* mtmd);
+BLUELM_API bluelm_status bluelm_mtmd_get_info(const bluelm_mtmd* mtmd, bluelm_mtmd_info* out);
+
+// Cuts and scales a picture [height, width, 3] uint8, sides 1..20000. rgb NULL: only its pieces are counted,
+// and it cannot be encoded.
+BLUELM_API bluelm_status bluelm_mtmd_picture_init(const bluelm_mtmd* mtmd, const uint8_t* rgb, int32_t width,
+                                                  int32_t height, bluelm_mtmd_picture** out);
+BLUELM_API void bluelm_mtmd_picture_free(bluelm_mtmd_picture* picture);
+BLUELM_API bluelm_status bluelm_mtmd_picture_size(const bluelm_mtmd_picture* picture, int32_t* n_pieces_out);
+BLUELM_API bluelm_status bluelm_mtmd_picture_get_piece(const bluelm_mtmd_picture* picture, int32_t i,
+                                                       bluelm_mtmd_piece* out);
+// The tokens of a piece that is no view; -1 where the vocabulary lacks a marker.
+BLUELM_API bluelm_status bluelm_mtmd_picture_get_tokens(const bluelm_mtmd_picture* picture, int32_t i,
+                                                        int32_t* out, size_t out_size);
+// Positions of a view that begins at pos0: out [4, n_tokens], as bluelm_prefill_view takes them (M-RoPE).
+BLUELM_API bluelm_status bluelm_mtmd_picture_get_positions(const bluelm_mtmd_picture* picture, int32_t i,
+                                                           int32_t pos0, int32_t* out, size_t out_size);
+
+// Encodes view i: out [n_tokens, n_embd]. The callback gets `done` and `total` as they are, between nodes of
+// the graph. Errors: FORMAT, CANCELLED; the handle stays usable.
+BLUELM_API bluelm_status bluelm_mtmd_encode(bluelm_mtmd* mtmd, const bluelm_mtmd_picture* picture, int32_t i,
+                                            int64_t done, int64_t total, bluelm_progress progress,
+                                            void* user_data, float* out, size_t out_floats);
+
 // --------------------------------------------------------------------------------------------------- prefill
 
 typedef struct bluelm_prefill_params {
@@ -289,6 +354,16 @@ BLUELM_API bluelm_status bluelm_prefill_embd(struct llama_context* ctx, const bl
                                              const float* embd, int64_t n, int32_t n_embd, int32_t pos0,
                                              bool want_logits, bluelm_progress progress, void* user_data,
                                              int64_t* n_done_out);
+
+// One view of a picture. positions: NULL (pos0, pos0 + 1, ...) or [4, n] for LLMs with M-RoPE, the first row
+// not below pos0. non_causal: its tokens attend to each other in both directions, for which all of them go
+// through one llama_decode: n must not exceed the context's n_ubatch and n_batch. With positions or
+// non_causal, it is in the KV cache as a whole or not at all.
+// Errors: as above; UNSUPPORTED: non_causal and too many tokens for the context.
+BLUELM_API bluelm_status bluelm_prefill_view(struct llama_context* ctx, const bluelm_prefill_params* params,
+                                             const float* embd, int64_t n, int32_t n_embd, int32_t pos0,
+                                             const int32_t* positions, bool non_causal, bool want_logits,
+                                             bluelm_progress progress, void* user_data, int64_t* n_done_out);
 
 // ---------------------------------------------------------------------------------------------------- decode
 

@@ -11,6 +11,7 @@ import tiny_models
 from bluelm_gguf import Model
 from bluelm_gguf.errors import InvalidArgumentError, ModelFormatError
 from bluelm_gguf.llm.prompt import ImageSegment, PromptBuilder, TextSegment, Turn, n_tokens
+from bluelm_gguf.pieces import Piece, one_view
 
 SPECIALS = {"<|im_start|>": 1001, "<|im_end|>": 1002, "<s>": 1003, "</s>": 1004}
 NAMES = {v: k for k, v in SPECIALS.items()}
@@ -34,6 +35,7 @@ def spell(segment: TextSegment) -> str:
 class Picture:
     n_tokens: int = 7
     key: str = "k"
+    layout: tuple[Piece, ...] = one_view(7)
 
 
 def builder(template: str | None = tiny_models.CHATML, **options) -> PromptBuilder:

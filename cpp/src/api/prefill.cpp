@@ -56,3 +56,18 @@ bluelm_status bluelm_prefill_embd(llama_context* ctx, const bluelm_prefill_param
         prefill(ctx, params, input, pos0, want_logits, progress, user_data, n_done_out);
     });
 }
+
+bluelm_status bluelm_prefill_view(llama_context* ctx, const bluelm_prefill_params* params, const float* embd,
+                                  int64_t n, int32_t n_embd, int32_t pos0, const int32_t* positions,
+                                  bool non_causal, bool want_logits, bluelm_progress progress,
+                                  void* user_data, int64_t* n_done_out) {
+    return bluelm::guard([&] {
+        bluelm::PrefillInput input;
+        input.embd = embd;
+        input.n = n;
+        input.n_embd = n_embd;
+        input.positions = positions;
+        input.non_causal = non_causal;
+        prefill(ctx, params, input, pos0, want_logits, progress, user_data, n_done_out);
+    });
+}

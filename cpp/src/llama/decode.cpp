@@ -27,7 +27,10 @@ void check(llama_context* ctx, int32_t token, int32_t pos, int32_t seq_id) {
     // llama_decode wants positions without a gap and treats the rest as an error of its own, after a log
     // line.
     const llama_pos last = llama_memory_seq_pos_max(llama_get_memory(ctx), seq_id);
-    if (pos != last + 1) {
+    const llama_rope_type rope = llama_model_rope_type(llama_get_model(ctx));
+    const bool is_mrope = rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE;
+    // With M-RoPE a picture's positions end below what follows it.
+    if (is_mrope ? pos <= last : pos != last + 1) {
         throw Error(BLUELM_ERR_INVALID_ARGUMENT,
                     format("pos is %d, but sequence %d ends at position %d", pos, seq_id, last));
     }

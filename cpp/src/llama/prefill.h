@@ -13,7 +13,12 @@ struct PrefillInput {
     const int32_t* tokens = nullptr;
     const float* embd = nullptr;
     int64_t n = 0;
-    int32_t n_embd = 0;  // with embd
+    int32_t n_embd = 0;                  // with embd
+    const int32_t* positions = nullptr;  // with embd: [4, n] for M-RoPE; NULL: pos0, pos0 + 1, ...
+    bool non_causal = false;             // all of it in one llama_decode, attending in both directions
+
+    // In the KV cache as a whole or not at all.
+    bool is_whole() const { return positions || non_causal; }
 };
 
 // Decodes the input at positions pos0.. in chunks; *n_done counts the positions that are in the KV cache,
