@@ -131,3 +131,11 @@ def test_two_pictures_are_two(dialect: str, open_model: Open, picture: Path, mir
         both.tokens
         == open_model(dialect).generate(QUESTION, images=[picture, mirrored], max_tokens=12).tokens
     )
+
+
+def test_weights_that_leave_memory(dialect: str, open_model: Open, picture: Path) -> None:
+    expected = open_model(dialect).generate(QUESTION, images=[picture], max_tokens=12)
+    model = open_model(dialect, free_vision="always")
+    for _ in range(2):
+        assert model.generate(QUESTION, images=[picture], max_tokens=12).tokens == expected.tokens
+        assert model.vision is not None and not model.vision.is_loaded
