@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .cache import EmbeddingCache
-    from .tiling import TilePlan
     from .planner import TilerOverrides
+    from .tiling import TilePlan
 
 
 class LanguageModel(Protocol):
