@@ -59,7 +59,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Makes a rename last; where directories cannot be synced (Windows), the system does as it likes."""
+    """Makes a rename last, where directories can be synced."""
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
 import tiny_models
 from program import arguments
+from pseudo_terminal import Terminal
 
 from bluelm_gguf import Model
 
@@ -99,20 +100,17 @@ def program() -> Program:
     return run
 
 
-if sys.platform != "win32":
-    from pseudo_terminal import Terminal
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Opens terminals, and ends their programs after the test. Their typed lines go to tmp_path."""
+    made: list[Terminal] = []
 
-    @pytest.fixture
-    def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-        """Opens terminals, and ends their programs after the test. Their typed lines go to tmp_path."""
-        made: list[Terminal] = []
+    def open_terminal(*args: Any, env: dict[str, str | None] | None = None, **options: Any) -> Terminal:
+        mine = {"XDG_STATE_HOME": str(tmp_path / "state"), "BLUELM_CACHE_DIR": str(tmp_path / "cache")}
+        one = Terminal(*args, env=mine | (env or {}), **options)
+        made.append(one)
+        return one
 
-        def open_terminal(*args: Any, env: dict[str, str | None] | None = None, **options: Any) -> Terminal:
-            mine = {"XDG_STATE_HOME": str(tmp_path / "state"), "BLUELM_CACHE_DIR": str(tmp_path / "cache")}
-            one = Terminal(*args, env=mine | (env or {}), **options)
-            made.append(one)
-            return one
-
-        yield open_terminal
-        for one in made:
-            one.close()
+    yield open_terminal
+    for one in made:
+        one.close()

@@ -218,8 +218,6 @@ def history_path() -> Path:
     home = Path.home()
     if sys.platform == "darwin":
         base = home / "Library" / "Application Support"
-    elif os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
     else:
         named = os.environ.get("XDG_STATE_HOME", "")
         base = Path(named) if os.path.isabs(named) else home / ".local" / "state"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
@@ -96,19 +97,15 @@ def say(text: str) -> None:
 
 def is_dumb() -> bool:
     """Whether the terminal can do nothing but print."""
-    return os.environ.get("TERM", "").lower() in ("dumb", "unknown") or (
-        os.name != "nt" and not os.environ.get("TERM")
-    )
+    return os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
 
 
 @contextlib.contextmanager
 def silent_keys() -> Iterator[None]:
     """What is typed while the program writes does not appear in between; the next prompt shows it."""
-    if not sys.stdin.isatty() or os.name == "nt":
+    if not sys.stdin.isatty():
         yield
         return
-    import termios
-
     fd = sys.stdin.fileno()
     is_gone = contextlib.suppress(OSError, termios.error)  # the terminal
     before: list[Any] | None = None

@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlparse
-from urllib.request import url2pathname
 
 # How the names of pictures end that bluelm_gguf.pictures.images reads.
 _SUFFIXES = (
@@ -25,7 +24,6 @@ _SUFFIXES = (
 )
 _RARE_SUFFIXES = (".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".qoi")
 PICTURE_SUFFIXES = frozenset(_SUFFIXES + _RARE_SUFFIXES)
-_ESCAPE = r"\\(.)|" if os.name != "nt" else ""  # not where it separates directories
 
 
 def path_from(text: str) -> str:
@@ -36,7 +34,7 @@ def path_from(text: str) -> str:
     if _exists(text):
         return text
     plain = re.sub(
-        rf"""{_ESCAPE}'([^']*)'|"([^"]*)\"""", lambda m: next(g for g in m.groups() if g is not None), text
+        r"""\\(.)|'([^']*)'|"([^"]*)\"""", lambda m: next(g for g in m.groups() if g is not None), text
     )
     return plain if text[:1] in ("'", '"') else os.path.expanduser(plain)
 
@@ -80,10 +78,10 @@ def _exists(path: str) -> bool:
 
 def _words(text: str) -> list[str]:
     """Words with their quotes and escapes, cut at white space outside of them."""
-    pattern = rf"""(?:{_ESCAPE}'[^']*'|"[^"]*"|[^\s])+"""
+    pattern = r"""(?:\\(.)|'[^']*'|"[^"]*"|[^\s])+"""
     return [match[0] for match in re.finditer(pattern, text, re.DOTALL)]
 
 
 def _from_url(url: str) -> str:
     path = urlparse(url.replace("#", "%23").replace("?", "%3F").replace(";", "%3B")).path
-    return url2pathname(path) if os.name == "nt" else os.fsdecode(unquote_to_bytes(path))
+    return os.fsdecode(unquote_to_bytes(path))

@@ -287,7 +287,7 @@ def library_path() -> Path:
     Raises:
         NativeError: it is not there.
     """
-    name = {"darwin": "libbluelm.dylib", "win32": "bluelm.dll"}.get(sys.platform, "libbluelm.so")
+    name = "libbluelm.dylib" if sys.platform == "darwin" else "libbluelm.so"
     found = _compiled(name)
     if found:
         return found

@@ -64,13 +64,10 @@ class CacheEntry:
 
 def default_directory() -> Path:
     """Where the platform keeps caches: $BLUELM_CACHE_DIR if set; $XDG_CACHE_HOME or ~/.cache, on macOS
-    ~/Library/Caches, on Windows %LOCALAPPDATA%, and `bluelm-gguf` in it."""
+    ~/Library/Caches, and `bluelm-gguf` in it."""
     chosen = os.environ.get("BLUELM_CACHE_DIR")
     if chosen:
         return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else _home() / "AppData" / "Local") / "bluelm-gguf" / "Cache"
     if sys.platform == "darwin":
         return _home() / "Library" / "Caches" / "bluelm-gguf"
     xdg = os.environ.get("XDG_CACHE_HOME", "")
@@ -228,8 +225,6 @@ class EmbeddingCache:
 
     def _is_ours(self) -> bool:
         """Whether nobody else can have put entries there: they would decide what a picture shows."""
-        if os.name != "posix":
-            return True
         found = self._entries.stat()
         if found.st_uid != os.geteuid():
             self.warn(f"{self._entries} belongs to another user; choose another place (BLUELM_CACHE_DIR)")
@@ -271,7 +266,7 @@ class EmbeddingCache:
         for _, path, size in sorted(entries):
             if total <= self.max_bytes:
                 break
-            with contextlib.suppress(OSError):  # Windows: while somebody reads it
+            with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
                 total -= size
 

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,14 +18,10 @@ import numpy as np
 import pytest
 import tiny_models
 from PIL import Image
+from pseudo_terminal import CTRL_C, CTRL_D, Terminal
 
 from bluelm_gguf import Model
 from bluelm_gguf.cli.terminal import printable
-
-if sys.platform == "win32":
-    pytest.skip("needs pseudo-terminals", allow_module_level=True)
-
-from pseudo_terminal import CTRL_C, CTRL_D, Terminal
 
 Open = Callable[..., Terminal]
 SCRIPT = "a猫b🙂cü!"

@@ -99,7 +99,6 @@ def start_and_signal(checkpoint: Path, out: Path, number: int, stage: str) -> in
         return process.wait(30)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("stage", ["x-Q4_0.gguf.bf16", "x-Q4_0.gguf.[0-9]"])
 @pytest.mark.parametrize(
     ("number", "status"),
@@ -118,7 +117,6 @@ def test_a_signal_leaves_no_file_under_the_final_name(
         assert left == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
 @pytest.mark.parametrize("limit", [1_000_000, 30_000_000])
 def test_a_full_disk(limit: int, checkpoint: Path, tmp_path: Path) -> None:
     """A limit on the size of files fails a write as a full disk does: in the first file, in the quantiser."""

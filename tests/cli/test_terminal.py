@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from program import arguments
 from pseudo_terminal import CTRL_C
 
 from bluelm_gguf.cli.terminal import ProgressLine, printable
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
 
 SCRIPT = "a猫b🙂cü!"
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from bluelm_gguf.cli.typed_paths import dropped_pictures, path_from, paths_from
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a backslash separates directories there")
 
 NAMES = [
     "plain.png",

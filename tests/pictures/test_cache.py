@@ -264,7 +264,6 @@ def test_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("linux", "XDG_CACHE_HOME", "not/absolute", "/home/me/.cache/bluelm-gguf"),
         ("linux", "XDG_CACHE_HOME", "", "/home/me/.cache/bluelm-gguf"),
         ("darwin", "XDG_CACHE_HOME", "/var/caches", "/home/me/Library/Caches/bluelm-gguf"),
-        ("win32", "LOCALAPPDATA", "/local", "/local/bluelm-gguf/Cache"),
     ):
         monkeypatch.setattr(sys, "platform", platform)
         monkeypatch.setenv(variable, value)

@@ -200,7 +200,7 @@ def test_files_that_are_no_pictures(tmp_path, rgb):
         check(data, "upload 7", word, name="upload 7")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom file modes bind")
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user whom file modes bind")
 def test_no_permission(tmp_path, rgb):
     path = tmp_path / "secret.png"
     path.write_bytes(encoded(Image.fromarray(rgb)))
