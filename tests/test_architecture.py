@@ -31,6 +31,18 @@ ROOMS: dict[str, set[str]] = {
     "cli": BASE | {"native", "gguf", "pictures", "llm", "chat", "hub", "model", "tiling", "demo", "__init__"},
     "__main__": {"cli"},
 }
+CPP_ROOMS: dict[str, set[str]] = {
+    "base": set(),
+    "picture": {"base"},
+    "mmproj": {"base", "picture"},
+    "kernels": {"base"},
+    "encoder": {"base", "mmproj", "picture", "kernels"},
+    "llama": {"base", "kernels"},
+    "device": {"base", "kernels", "llama"},  # of llama/ only the private declarations and the extra buffers
+    "mtmd": {"base", "kernels", "device"},
+    "api": {"base", "mmproj", "picture", "kernels", "encoder", "llama", "device", "mtmd"},
+}
+
 Graph = Mapping[str, Set[str]]
 
 
@@ -153,3 +165,9 @@ def test_converter_and_runtime_know_nothing_of_each_other() -> None:
 
 def test_no_include_circle() -> None:
     assert circles(include_graph()) == []
+
+
+def test_includes_keep_to_the_layers() -> None:
+    graph = include_graph()
+    assert {room(name) for name in graph} <= CPP_ROOMS.keys()
+    assert list(against(graph, CPP_ROOMS)) == []

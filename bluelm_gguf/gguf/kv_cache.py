@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from ..errors import InvalidArgumentError
-from .head import GgufHead
+from .head import GGML_TYPES, GgufHead
 
-BLOCKS = {
-    "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "q5_1": (32, 24), "q5_0": (32, 22),
-    "q4_1": (32, 20), "q4_0": (32, 18), "iq4_nl": (32, 18),
-}  # fmt: skip
+_NAMES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+_SIZES = {name.lower(): (block, n_bytes) for name, block, n_bytes in GGML_TYPES.values()}
+BLOCKS = {name: _SIZES[name] for name in _NAMES}
 """The types by llama.cpp's names: values per block, bytes per block."""
 PADDING = 256  # llama.cpp rounds the number of cells up to a multiple of this
 

@@ -31,8 +31,8 @@ class Places:
         """As the programs themselves look for them.
 
         - Hugging Face: HF_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME, ~/.cache (huggingface_hub's constants).
-        - llama.cpp: LLAMA_CACHE, else llama.cpp in XDG_CACHE_HOME or ~/.cache, in ~/Library/Caches on macOS,
-          in %LOCALAPPDATA% on Windows (fs_get_cache_directory in its common/common.cpp).
+        - llama.cpp: LLAMA_CACHE, else llama.cpp in XDG_CACHE_HOME or ~/.cache, in ~/Library/Caches on macOS
+          (fs_get_cache_directory in its common/common.cpp).
         - LM Studio: models in the directory that ~/.lmstudio-home-pointer names, else ~/.lmstudio, else, of
           old versions, ~/.cache/lm-studio (its documentation, "Import Models").
         - Ollama: OLLAMA_MODELS, else ~/.ollama/models; the system's service on Linux has its own in
@@ -55,8 +55,6 @@ def _llama_cache(home: Path) -> Path:
     chosen = os.environ.get("LLAMA_CACHE")
     if chosen:
         return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "llama.cpp"
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "llama.cpp"
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "llama.cpp"
