@@ -3,7 +3,8 @@
 # make test-cpp  the C++ unit tests alone, those of the kernels also on older CPUs if qemu-x86_64 is installed
 # make arm-test  compiles the programs for aarch64 and tests them on emulated CPUs; installs what it needs if root
 # make arm-count  counts instructions on emulated CPUs, ours beside llama.cpp's; takes long
-# make sanitize  the C++ unit tests under the address and undefined-behaviour sanitizers, the kernels under valgrind
+# make sanitize  the C++ unit tests under the address and undefined-behaviour sanitizers
+# make valgrind  the kernels' C++ unit tests under valgrind; installs it if root
 # make lint    ruff, mypy, clang-format
 # make stock   builds llama.cpp's own programs, which the following compare with: minutes, once
 # make pairs   tiny pairs of llama.cpp's dialects: our answers beside llama-mtmd-cli's
@@ -28,8 +29,8 @@ CMAKE_PYTHON := -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 ARM_BUILD := build/linux-aarch64-static
 VALGRIND := valgrind --quiet --error-exitcode=1
 
-.PHONY: demo test build-cpp test-cpp test-fast arm-test arm-count sanitize lint format stock pairs bench bench-quick \
-  bench-models bench-peers install clean
+.PHONY: demo test build-cpp test-cpp test-fast arm-test arm-count sanitize valgrind lint format stock pairs bench \
+  bench-quick bench-models bench-peers install clean
 
 demo: install
 	@$(BIN)/python examples/demo.py
@@ -91,14 +92,17 @@ arm-count: $(VENV)/.installed
 	$(BIN)/python benchmarks/arm_count/count.py $(ARM_BUILD)
 
 # libggml and libllama are not instrumented, and Python is not involved: what is found is in libbluelm and the tests.
-# valgrind has the CPU of its own that it emulates, with AVX2 and nothing newer; what uses ggml's CPU kernels, built for
-# this machine, is left out.
-sanitize: build-cpp
+# Two compilers at a time: an instrumented file takes more memory than others.
+sanitize: $(VENV)/.installed
 	$(CMAKE) -G Ninja -B build/sanitize -DBLUELM_TESTS=ON -DBLUELM_TOOLS=OFF -DBLUELM_SANITIZE=ON \
 	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) $(CMAKE_PYTHON)
-	$(CMAKE) --build build/sanitize
+	$(CMAKE) --build build/sanitize --parallel 2
 	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  $(BIN)/ctest --test-dir build/sanitize --output-on-failure
+
+# valgrind has the CPU of its own that it emulates, with AVX2 and nothing newer; what uses ggml's CPU kernels, built for
+# this machine, is left out.
+valgrind: build-cpp
 	@if ! $(PYTHON) scripts/test_tools.py memory; then echo "skipped: the kernels under valgrind"; else set -e; \
 	  for test in test_cpu_level test_encoder_kernels "test_llm_kernels random 2" test_llm_attention; do \
 	    echo "valgrind $$test"; $(VALGRIND) build/cpp/tests/$$test; done; fi

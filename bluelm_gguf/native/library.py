@@ -228,6 +228,9 @@ _I64 = POINTER(c_int64)
 _FUNCTIONS: dict[str, list[Any]] = {
     "bluelm_llama_prepare": [],
     "bluelm_llm_check": [c_char_p],
+    "bluelm_machine_cores": [_I32, c_int32, _I32],
+    "bluelm_machine_memory": [_I64],
+    "bluelm_drop_mapped_pages": [c_char_p, _I64],
     "bluelm_llm_kernels_register": [],
     "bluelm_llm_kernels_enable": [c_bool],
     "bluelm_tiler_params_default": [POINTER(TilerParams)],
@@ -300,7 +303,7 @@ def library_path() -> Path:
 
 def plugin_path() -> Path | None:
     """Where the encoder kernels lie as a plugin for stock programs (docs/plugin.md); None: not compiled."""
-    return _compiled("ggml-bluelm.dll" if sys.platform == "win32" else "libggml-bluelm.so")
+    return _compiled("libggml-bluelm.so")
 
 
 def _compiled(name: str) -> Path | None:
@@ -451,16 +454,6 @@ class CancelBridge:
         if raised is not None:
             raise raised
         check(status)
-
-
-def give_pages_back(address: int, length: int) -> bool:
-    """madvise(MADV_DONTNEED) on a read-only mapping of a file; whether the system did it."""
-    try:
-        madvise = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):
-        return False
-    madvise.argtypes = [c_void_p, c_size_t, ctypes.c_int]
-    return bool(madvise(address, length, 4) == 0)  # MADV_DONTNEED
 
 
 def pointer(array: Any, ctype: Any) -> Any:

@@ -11,14 +11,11 @@ Linux and Android only; elsewhere the system takes the pages when memory runs sh
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from . import library as _native
 
-_MAPS = Path("/proc/self/maps")
 STEP_BYTES = 64 << 20
 
 mapping = threading.RLock()
@@ -32,23 +29,9 @@ def drop_mapped_pages(path: str | os.PathLike[str]) -> int:
     Returns:
         How many bytes are mapped; 0 where there is nothing to do, or no way to do it.
     """
-    if sys.platform not in ("linux", "android"):
-        return 0
-    try:
-        file = os.stat(path)
-        lines = _MAPS.read_text(errors="replace").splitlines()
-    except OSError:
-        return 0
-    wanted = (f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}", str(file.st_ino))
-    total = 0
-    for line in lines:
-        # address-address permissions offset device inode path
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and (fields[3], fields[4]) == wanted and "w" not in fields[1]:
-            begin, end = (int(number, 16) for number in fields[0].split("-"))
-            if _native.give_pages_back(begin, end - begin):
-                total += end - begin
-    return total
+    n_bytes = _native.c_int64()
+    _native.check(_native.load().bluelm_drop_mapped_pages(os.fsencode(path), _native.byref(n_bytes)))
+    return n_bytes.value
 
 
 def dropping(path: str | os.PathLike[str]) -> Callable[[float], None]:

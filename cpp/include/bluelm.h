@@ -18,11 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
-#define BLUELM_API __declspec(dllexport)
-#else
 #define BLUELM_API __attribute__((visibility("default")))
-#endif
 
 // Raised whenever a signature or a struct below changes; compared when the library is loaded.
 #define BLUELM_ABI_VERSION 4
@@ -384,6 +380,20 @@ BLUELM_API bluelm_status bluelm_decode(struct llama_context* ctx, int32_t token,
 // loads a file that is not one's own. Errors: IO, FORMAT (damaged, truncated, or values that cannot be: all
 // in one message), UNSUPPORTED (no language model).
 BLUELM_API bluelm_status bluelm_llm_check(const char* path);
+
+// --------------------------------------------------------------------------------------------------- machine
+
+// Physical cores among n_cpus CPUs, by the system's numbers; cpus NULL: among those that this process may run
+// on, by its affinity. Hyper-threads of a core count once. At most a container's CPU quota (cgroup v1 and
+// v2), at least 1.
+BLUELM_API bluelm_status bluelm_machine_cores(const int32_t* cpus, int32_t n_cpus, int32_t* out);
+// Bytes that can still be had without swapping, within a container's limit and the process's own (RLIMIT_AS);
+// -1 where nobody says.
+BLUELM_API bluelm_status bluelm_machine_memory(int64_t* out);
+// Gives back the pages of a file's read-only mappings: of an LLM whose matrices have been copied into an
+// order of our own (docs/memory.md). What is still used comes back when it is touched. *n_bytes_out (may be
+// NULL): how much is mapped so; 0 but on Linux and Android. No other thread may unmap the file meanwhile.
+BLUELM_API bluelm_status bluelm_drop_mapped_pages(const char* path, int64_t* n_bytes_out);
 
 // ------------------------------------------------------------------------------- kernels inside llama.cpp
 

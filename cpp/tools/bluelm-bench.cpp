@@ -14,6 +14,7 @@
 #include "bench/runner.h"
 #include "bench/synthetic.h"
 #include "bluelm.h"
+#include "common/llama_log.h"
 #include "common/program.h"
 #include "common/system.h"
 #include "llama.h"

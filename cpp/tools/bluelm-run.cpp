@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bluelm.h"
+#include "common/llama_log.h"
 #include "common/program.h"
 #include "common/system.h"
 #include "llama.h"
@@ -63,7 +64,7 @@ int run(int argc, char** argv) {
     tools::set_affinity(cpus);
     if (options.n_threads == 0) options.n_threads = tools::physical_cores(cpus);
     tools::warn_of_threads("", options.n_threads, cpus);
-    catch_llama_log(options.verbose);
+    tools::catch_llama_log(options.verbose);
     check_memory(options);
     llama_backend_init();
     check(bluelm_llama_prepare());

@@ -4,13 +4,7 @@
 
 #include "device/device.h"
 
-#if defined(_WIN32)
-#define BLUELM_EXPORT __declspec(dllexport)
-#else
-#define BLUELM_EXPORT __attribute__((visibility("default")))
-#endif
-
-extern "C" BLUELM_EXPORT ggml_backend_reg_t ggml_backend_init(void) {
+extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init(void) {
     try {
         return bluelm::encoder_device_registry();
     } catch (const std::exception& e) {

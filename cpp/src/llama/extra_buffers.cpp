@@ -35,10 +35,12 @@ bool holds(const ggml_backend_buffer_type_t* list, ggml_backend_buffer_type_t ty
 // The vector with `types` in front. The array it had stays allocated: a thread that walks through it all the
 // same reads what was there.
 void put_in_front(const std::vector<ggml_backend_buffer_type_t>& types) {
+    // Never freed, but found by who looks for leaks.
+    static auto* const former = new std::vector<std::vector<ggml_backend_buffer_type_t>>;
     auto& list = ggml_backend_cpu_get_extra_buffer_types();
-    auto* longer = new std::vector<ggml_backend_buffer_type_t>(types);
-    longer->insert(longer->end(), list.begin(), list.end());
-    list.swap(*longer);
+    std::vector<ggml_backend_buffer_type_t>& longer = former->emplace_back(types);
+    longer.insert(longer.end(), list.begin(), list.end());
+    list.swap(longer);
 }
 
 // Whether the list was closed before. ggml has no question for that, and asking llama.cpp's closes it, so a

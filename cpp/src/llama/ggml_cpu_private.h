@@ -64,11 +64,7 @@ struct ggml_backend_buffer {
     enum ggml_backend_buffer_usage usage;
 };
 
-#if defined(_WIN32)
-#define BLUELM_WEAK
-#else
 #define BLUELM_WEAK __attribute__((weak))
-#endif
 
 ggml_backend_buffer_t ggml_backend_buffer_init(ggml_backend_buffer_type_t, ggml_backend_buffer_i,
                                                void* context, size_t size) BLUELM_WEAK;

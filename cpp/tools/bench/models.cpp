@@ -1,35 +1,11 @@
 #include "models.h"
 
-#include <cstdio>
-#include <cstring>
-
+#include "common/llama_log.h"
 #include "common/mapped_pages.h"
 #include "common/program.h"
 #include "jobs.h"
 
 namespace tools {
-namespace {
-
-std::string last_complaint;
-bool show_log = false;
-
-void on_log(ggml_log_level level, const char* text, void*) {
-    if (show_log) std::fputs(text, stderr);
-    if (level != GGML_LOG_LEVEL_ERROR) return;
-    std::string line = text;
-    while (!line.empty() && line.back() == '\n') line.pop_back();
-    // "llama_model_load: error loading model: ..." : the reason is what follows the function's name.
-    const size_t colon = line.find(": ");
-    if (colon != std::string::npos && line.find(' ') > colon) line = line.substr(colon + 2);
-    if (last_complaint.empty() && !line.empty()) last_complaint = line;
-}
-
-std::string complaint() {
-    return last_complaint.empty() ? "no reason given; -v shows its log" : last_complaint;
-}
-
-}  // namespace
-
 void check(bluelm_status status) {
     if (status == BLUELM_OK) return;
     if (status == BLUELM_ERR_CANCELLED) check_stopped();
@@ -40,11 +16,6 @@ void register_llm_kernels(bool required) {
     const bluelm_status status = bluelm_llm_kernels_register();
     if (status == BLUELM_OK || (status == BLUELM_ERR_UNSUPPORTED && !required)) return;
     throw Failure(bluelm_last_error());
-}
-
-void catch_llama_log(bool verbose) {
-    show_log = verbose;
-    llama_log_set(on_log, nullptr);
 }
 
 // ------------------------------------------------------------------------------------------------- LLM
@@ -63,13 +34,14 @@ Llm::Llm(const std::string& path, const Config& c) : path_(path) {
     (void)bluelm_llm_kernels_enable(c.llm_kernels != 0);
     const char* kernels = bluelm_llm_kernels_name();
     kernels_ = *kernels ? kernels : "llama.cpp";
-    last_complaint.clear();
+    forget_llama_log();
     Stopwatch loading;
     model_.reset(llama_model_load_from_file(path.c_str(), params));
-    drop_mapped_pages(path);
+    dropper.report(1);
     load_ms_ = loading.ms();
     check_stopped();
-    if (!model_) throw Failure(strf("%s: llama.cpp cannot load it (%s)", path.c_str(), complaint().c_str()));
+    if (!model_)
+        throw Failure(strf("%s: llama.cpp cannot load it (%s)", path.c_str(), llama_reason().c_str()));
     if (!llama_model_has_decoder(model_.get()))
         throw Failure(strf("%s: this model generates no text", path.c_str()));
     cost_ = llm_cost(path);
@@ -98,11 +70,11 @@ Llm::Context Llm::make_context(const Config& c, int64_t n_ctx) const {
     params.flash_attn_type = static_cast<llama_flash_attn_type>(c.flash_attn);
     params.no_perf = true;
     params.abort_callback = [](void*) { return stop_signal() != 0; };
-    last_complaint.clear();
+    forget_llama_log();
     Context ctx(llama_init_from_model(get(), params));
     if (!ctx) {
         throw Failure(strf("%s: llama.cpp cannot make a context of %lld tokens (%s)", path_.c_str(),
-                           static_cast<long long>(n_ctx), complaint().c_str()));
+                           static_cast<long long>(n_ctx), llama_reason().c_str()));
     }
     return ctx;
 }

@@ -70,9 +70,6 @@ void check(bluelm_status status);
 // nothing, or Failure if they are required or BLUELM_CPU_LEVEL is wrong.
 void register_llm_kernels(bool required);
 
-// Sends llama.cpp's log to stderr (verbose) or nowhere, and keeps its last complaint for messages.
-void catch_llama_log(bool verbose);
-
 }  // namespace tools
 
 #endif  // BLUELM_BENCH_MODELS_H

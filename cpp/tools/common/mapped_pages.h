@@ -7,11 +7,8 @@
 
 namespace tools {
 
-// Gives back the pages of the file's read-only mappings, as the Python package does while it loads a model
-// (docs/memory.md). What is still used comes back when it is touched. Linux and Android; elsewhere nothing.
-void drop_mapped_pages(const std::string& path);
-
-// To be told how far loading is, 0 to 1: drops what was read every 64 MiB.
+// To be told how far loading is, 0 to 1: drops what was read every 64 MiB
+// (bluelm_drop_mapped_pages), as the Python package does.
 class PageDropper {
 public:
     explicit PageDropper(const std::string& path);

@@ -13,10 +13,10 @@
 #include <cstring>
 #include <fstream>
 #include <map>
-#include <set>
 #include <sstream>
 #include <thread>
 
+#include "bluelm.h"
 #include "common/program.h"
 
 namespace tools {
@@ -128,37 +128,11 @@ std::vector<Cpu> read_cpus() {
         cpu.id = id;
         cpu.capacity = read_number(base + "cpu_capacity");
         cpu.max_khz = read_number(base + "cpufreq/cpuinfo_max_freq");
-        cpu.core = first_line(base + "topology/thread_siblings_list").value_or(strf("%d", id));
         const auto name = names.find(id);
         if (name != names.end()) cpu.name = name->second;
         cpus.push_back(cpu);
     }
     return cpus;
-}
-
-// CPUs granted by the container (cgroup v2, then v1), 0 for no limit.
-int cgroup_cpus() {
-    if (const auto line = first_line("/sys/fs/cgroup/cpu.max")) {
-        long quota = 0, period = 0;
-        if (std::sscanf(line->c_str(), "%ld %ld", &quota, &period) == 2 && period > 0)
-            return static_cast<int>(std::max(1L, quota / period));
-        return 0;
-    }
-    const auto quota = read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-    const auto period = read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-    if (!quota || !period || *quota <= 0 || *period <= 0) return 0;
-    return static_cast<int>(std::max(1L, *quota / *period));
-}
-
-std::optional<uint64_t> cgroup_memory() {
-    static const char* const pairs[][2] = {
-        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-        {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
-    for (const auto& pair : pairs) {
-        const auto limit = read_number(pair[0]), used = read_number(pair[1]);  // "max" is no number
-        if (limit && used && *limit > 0) return static_cast<uint64_t>(std::max(0L, *limit - *used));
-    }
-    return std::nullopt;
 }
 
 // A value of a "Key:   123 kB" file under /proc, in bytes.
@@ -187,10 +161,11 @@ std::vector<int> ids(const std::vector<Cpu>& cpus) {
 }
 
 int physical_cores(const std::vector<Cpu>& cpus) {
-    std::set<std::string> cores;
-    for (const Cpu& cpu : cpus) cores.insert(cpu.core);
-    const int n = std::max<int>(1, static_cast<int>(cores.size())), quota = cgroup_cpus();
-    return quota > 0 ? std::min(n, quota) : n;
+    const std::vector<int> numbers = ids(cpus);
+    int32_t n = 0;
+    if (bluelm_machine_cores(numbers.data(), static_cast<int32_t>(numbers.size()), &n) != BLUELM_OK)
+        throw Failure(bluelm_last_error());
+    return n;
 }
 
 std::vector<Cpu> big_cpus() {
@@ -341,17 +316,9 @@ std::optional<double> temperature_c() {
 }
 
 std::optional<uint64_t> available_memory() {
-    std::optional<uint64_t> least = proc_bytes("/proc/meminfo", "MemAvailable");
-    const auto take = [&least](std::optional<uint64_t> value) {
-        if (value) least = std::min(least.value_or(*value), *value);
-    };
-    take(cgroup_memory());
-    rlimit limit = {};
-    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-        const uint64_t used = proc_bytes("/proc/self/status", "VmSize").value_or(0);
-        take(static_cast<uint64_t>(limit.rlim_cur) > used ? static_cast<uint64_t>(limit.rlim_cur) - used : 0);
-    }
-    return least;
+    int64_t n_bytes = -1;
+    if (bluelm_machine_memory(&n_bytes) != BLUELM_OK || n_bytes < 0) return std::nullopt;
+    return static_cast<uint64_t>(n_bytes);
 }
 
 void check_memory(const std::string& what, double weights, double kv_cache) {

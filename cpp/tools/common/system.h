@@ -14,7 +14,6 @@ struct Cpu {
     int id = 0;
     std::optional<long> capacity;  // /sys/devices/system/cpu/cpuN/cpu_capacity, 1024 for the fastest
     std::optional<long> max_khz;   // cpufreq/cpuinfo_max_freq
-    std::string core;              // the hyper-threads of one core share it
     std::string name;              // "Cortex-X4", from /proc/cpuinfo; empty if unknown
 };
 

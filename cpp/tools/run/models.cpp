@@ -3,14 +3,11 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <deque>
 #include <string>
 #include <vector>
 
 #include "common/cost.h"
+#include "common/llama_log.h"
 #include "common/mapped_pages.h"
 #include "common/program.h"
 #include "common/system.h"
@@ -20,32 +17,6 @@ using tools::Failure;
 namespace {
 
 constexpr int kMostContext = 4096;  // unless -c says more
-
-struct Log {
-    bool verbose = false;
-    std::deque<std::string> lines;  // the last warnings and errors
-
-    // The most telling of them, without function names.
-    std::string reason() const {
-        for (const char* mark : {"error loading model: ", "failed to allocate", "failed to "})
-            for (const std::string& line : lines)
-                if (const size_t at = line.find(mark); at != std::string::npos)
-                    return line.substr(mark[std::strlen(mark) - 2] == ':' ? at + std::strlen(mark) : at);
-        return lines.empty() ? "no reason given" : lines.back();
-    }
-};
-
-Log log_kept;
-
-void receive_log(ggml_log_level level, const char* text, void*) {
-    if (log_kept.verbose) std::fputs(text, stderr);
-    if (level != GGML_LOG_LEVEL_WARN && level != GGML_LOG_LEVEL_ERROR) return;
-    std::string line = text;
-    while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
-    if (line.empty()) return;
-    log_kept.lines.push_back(line);
-    if (log_kept.lines.size() > 32) log_kept.lines.pop_front();
-}
 
 double file_bytes(const std::string& path) {
     struct stat info = {};
@@ -69,11 +40,6 @@ void check_memory(const Options& o) {
                         cost.kv_bytes(n_ctx, GGML_TYPE_F16, GGML_TYPE_F16));
 }
 
-void catch_llama_log(bool verbose) {
-    log_kept.verbose = verbose;
-    llama_log_set(receive_log, nullptr);
-}
-
 Owned<llama_model> load_model(const Options& o) {
     check(bluelm_llm_check(o.model.c_str()));
     llama_model_params params = llama_model_default_params();
@@ -84,9 +50,10 @@ Owned<llama_model> load_model(const Options& o) {
         static_cast<tools::PageDropper*>(user_data)->report(done);
         return tools::stop_signal() == 0;
     };
+    tools::forget_llama_log();
     Owned<llama_model> model(llama_model_load_from_file(o.model.c_str(), params));
     tools::check_stopped();
-    if (!model) throw Failure(o.model + ": llama.cpp cannot load it (" + log_kept.reason() + ")");
+    if (!model) throw Failure(o.model + ": llama.cpp cannot load it (" + tools::llama_reason() + ")");
     if (llama_model_has_encoder(model.get()) || !llama_model_has_decoder(model.get()))
         throw Failure(o.model + ": not a decoder-only language model");
     if (llama_vocab_n_tokens(llama_model_get_vocab(model.get())) <= 0)
@@ -124,10 +91,11 @@ Owned<llama_context> make_context(const Options& o, llama_model* model) {
     params.n_threads = params.n_threads_batch = o.n_threads;
     params.no_perf = true;
     params.abort_callback = [](void*) { return tools::stop_signal() != 0; };
+    tools::forget_llama_log();
     Owned<llama_context> ctx(llama_init_from_model(model, params));
     if (!ctx) {
-        throw Failure(o.model + ": no context of " + std::to_string(n_ctx) + " tokens (" + log_kept.reason() +
-                      "); try a smaller -c");
+        throw Failure(o.model + ": no context of " + std::to_string(n_ctx) + " tokens (" +
+                      tools::llama_reason() + "); try a smaller -c");
     }
     return ctx;
 }

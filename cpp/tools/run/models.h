@@ -26,9 +26,6 @@ void check(bluelm_status status);
 // Before anything is loaded: whether weights and KV cache fit into memory. Throws Failure.
 void check_memory(const Options& options);
 
-// Sends llama.cpp's log to stderr (verbose) or nowhere, and keeps its complaints for messages.
-void catch_llama_log(bool verbose);
-
 // Each throws Failure with the one line to print, or Interrupted.
 Owned<llama_model> load_model(const Options& options);
 Owned<bluelm_vision> load_vision(const Options& options, const llama_model* model);  // null without --mmproj
