@@ -3,82 +3,101 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from bluelm_gguf.demo import questions as Q
-from bluelm_gguf.demo import scenes as S
 from bluelm_gguf.demo.views import TILE, placement, views
+from training.world import questions as Q
+from training.world import scenes as S
+from training.world.drawing import draw_item, render
+from training.world.names import COLOURS, GLYPHS, KINDS_OF_ITEM, REGIONS, SHAPES, SIZES
 
 CELL_SIZES = {
-    "shape": len(S.SHAPES) + 1,
-    "colour": len(S.COLOURS) + 1,
+    "kind": len(KINDS_OF_ITEM) + 1,
+    "colour": len(COLOURS) + 1,
     "size": 2,
-    "region": 5,
-    "char": len(S.GLYPHS) + 1,
-    "ord": 6,
+    "region": 9,
+    "col": 14,
+    "row": 14,
+    "char": len(GLYPHS) + 1,
+    "next": len(GLYPHS) + 1,
+    "ord": 12,
 }
-PATCH_SIZES = {"shape": len(S.SHAPES) + 1, "colour": len(S.COLOURS) + 1, "off": 2, "char": len(S.GLYPHS) + 1}
-COLOUR_LIST = list(S.COLOURS)
+PATCH_SIZES = {"kind": len(KINDS_OF_ITEM) + 1, "colour": len(COLOURS) + 1, "off": 2, "char": len(GLYPHS) + 1}
+COLOUR_LIST = list(COLOURS)
 SKIP = -100
 PREFIX_TEXT = "<|im_start|>user\n"
 
 
-def labels(shapes, glyphs, h, w, regions):
+def labels(items, lines, h, w, regions, origin=(0, 0)):
     """Dense labels of one view.
 
-    shapes: in view pixels; glyphs: (char, ordinal, x, y, half width, half height).
+    items: in view pixels; lines: of (char, ordinal, x, y, half width, half height); origin: of the view in
+    the tile, pixels. `char` is the first glyph whose middle lies in a merged token, `next` the one after it.
     """
     ch, cw = (h + 1) // 2, (w + 1) // 2
     out = {
-        "p_shape": np.zeros((h, w), np.int64),
+        "p_kind": np.zeros((h, w), np.int64),
         "p_colour": np.zeros((h, w), np.int64),
         "p_char": np.zeros((h, w), np.int64),
         "p_off": np.zeros((h, w, 2), np.float32),
     }
-    out |= {"c_" + k: np.zeros((ch, cw), np.int64) for k in ("shape", "colour", "char", "ord")}
-    out |= {"c_size": np.full((ch, cw), SKIP, np.int64), "c_region": np.full((ch, cw), SKIP, np.int64)}
-    if shapes:
+    out |= {"c_" + k: np.zeros((ch, cw), np.int64) for k in ("kind", "colour", "char", "next", "ord")}
+    out |= {"c_" + k: np.full((ch, cw), SKIP, np.int64) for k in ("size", "region", "col", "row")}
+    if items:
         mask = Image.new("L", (3 * w, 3 * h), 0)
         draw = ImageDraw.Draw(mask)
-        for i, s in enumerate(shapes):
-            S.draw_shape(draw, s, i + 1, 3 / 14)
+        for i, s in enumerate(items):
+            draw_item(draw, s, i + 1, 3 / 14)
         ids = np.asarray(mask)[1::3, 1::3]
         yy, xx = np.mgrid[0:h, 0:w] * 14 + 7
-        for i, s in enumerate(shapes):
+        for i, s in enumerate(items):
             on = ids == i + 1
-            kind, colour = S.SHAPES.index(s.kind) + 1, COLOUR_LIST.index(s.colour) + 1
-            out["p_shape"][on], out["p_colour"][on] = kind, colour
+            kind = KINDS_OF_ITEM.index(s.kind) + 1
+            colour = SKIP if s.colour is None else COLOUR_LIST.index(s.colour) + 1
+            out["p_kind"][on], out["p_colour"][on] = kind, colour
             out["p_off"][on] = np.stack([(s.cx - xx[on]) / 40, (s.cy - yy[on]) / 40], -1)
             r, c = int(s.cy // 28), int(s.cx // 28)
             if 0 <= r < ch and 0 <= c < cw:
-                out["c_shape"][r, c], out["c_colour"][r, c] = kind, colour
-                out["c_size"][r, c] = S.SIZES.index(s.size_name)
+                out["c_kind"][r, c], out["c_colour"][r, c] = kind, colour
+                out["c_col"][r, c], out["c_row"][r, c] = c + origin[0] // 28, r + origin[1] // 28
+                if s.size_name is not None:
+                    out["c_size"][r, c] = SIZES.index(s.size_name)
                 if regions[i] is not None:
-                    out["c_region"][r, c] = S.REGIONS.index(regions[i])
-    for char, ordinal, x, y, hw, hh in glyphs:
-        k = S.GLYPHS.index(char) + 1
-        r0, r1 = max(0, round((y - hh - 7) / 14)), max(0, round((y + hh - 7) / 14) + 1)
-        c0, c1 = max(0, round((x - hw - 7) / 14)), max(0, round((x + hw - 7) / 14) + 1)
-        out["p_char"][r0:r1, c0:c1] = k
-        r, c = int(y // 28), int(x // 28)
-        if 0 <= r < ch and 0 <= c < cw:
-            out["c_char"][r, c], out["c_ord"][r, c] = k, ordinal
+                    out["c_region"][r, c] = REGIONS.index(regions[i])
+    for line in lines:
+        for char, ordinal, x, y, hw, hh in line:
+            k = GLYPHS.find(char) + 1
+            if k == 0:
+                continue
+            r0, r1 = max(0, round((y - hh - 7) / 14)), max(0, round((y + hh - 7) / 14) + 1)
+            c0, c1 = max(0, round((x - hw) / 14)), max(0, round((x + hw) / 14))
+            out["p_char"][r0:r1, c0 : max(c1, c0 + 1)] = k
+            r, c = int(y // 28), int(x // 28)
+            if 0 <= r < ch and 0 <= c < cw:
+                if out["c_char"][r, c] == 0:
+                    out["c_char"][r, c], out["c_ord"][r, c] = k, min(ordinal, 11)
+                elif out["c_next"][r, c] == 0:
+                    out["c_next"][r, c] = k
     return out
 
 
+def glyphs(text: S.Text, scale: float = 1.0, dx: float = 0.0, dy: float = 0.0):
+    """(char, ordinal, x, y, half width, half height) of a line, enlarged by scale and then moved back."""
+    steps = [b - a for a, b in zip(text.x, text.x[1:], strict=False)] or [text.font_size * 0.55]
+    half = float(np.mean(steps)) / 2 * scale
+    return [
+        (char, i + 1, x * scale - dx, text.y * scale - dy, half, 0.36 * text.font_size * scale)
+        for i, (char, x) in enumerate(zip(text.string, text.x, strict=True))
+    ]
+
+
 def scene_labels(scene: S.Scene, h: int, w: int):
-    glyphs = []
-    if scene.text is not None:
-        t = scene.text
-        adv = (t.x[1] - t.x[0]) / 2 if len(t.x) > 1 else 14
-        glyphs = [
-            (ch, i + 1, x, t.y, min(adv, 12), 0.36 * t.font_size)
-            for i, (ch, x) in enumerate(zip(t.string, t.x, strict=True))
-        ]
-    return labels(scene.shapes, glyphs, h, w, [scene.region(s) for s in scene.shapes])
+    regions = [scene.region(s) for s in scene.items]
+    return labels(scene.items, [glyphs(t) for t in scene.texts], h, w, regions, scene.origin)
 
 
 class Tokens:
@@ -89,9 +108,9 @@ class Tokens:
         self.cache: dict[str, tuple] = {}
         self.prefix = tokenizer.encode(PREFIX_TEXT, add_special_tokens=False).ids
 
-    def question(self, text: str, first: bool):
+    def question(self, text: str, first: bool, picture: bool = True):
         return self._ids(
-            ("\n" if first else "<|im_end|>\n<|im_start|>user\n")
+            (("\n" if picture else "") if first else "<|im_end|>\n<|im_start|>user\n")
             + text
             + "<|im_end|>\n<|im_start|>assistant\n"
         )
@@ -104,13 +123,19 @@ class Tokens:
         return self.cache[text]
 
     def answer(self, qa: Q.QA):
+        """Ids, and which of them carry the information. What stands in quotation marks is spelled."""
         name = "\0" + qa.key + "\0" + qa.answer
         if name not in self.cache:
-            enc = self.tk.encode(qa.answer, add_special_tokens=False)
-            start = qa.answer.rfind(qa.key)
+            start = qa.answer.rfind(qa.key) if qa.key else 0
             end = start + len(qa.key)
-            key = [a < end and b > start for a, b in enc.offsets]
-            self.cache[name] = ([*enc.ids, self.tk.token_to_id("<|im_end|>")], [*key, False])
+            ids, key, at = [], [], 0
+            for i, piece in enumerate(re.split('(?<=")([^"]*)(?=")', qa.answer, maxsplit=1)):
+                for part in piece if i == 1 else [piece]:
+                    enc = self.tk.encode(part, add_special_tokens=False)
+                    ids += enc.ids
+                    key += [a + at < end and b + at > start for a, b in enc.offsets]
+                    at += len(part)
+            self.cache[name] = ([*ids, self.tk.token_to_id("<|im_end|>")], [*key, False])
         return self.cache[name]
 
 
@@ -121,17 +146,15 @@ def pack(tokens: Tokens, lists, length: int, base, rng):
     pos, target = np.zeros((b, length), np.int64), np.zeros((b, length), np.int64)
     weight, key = np.zeros((b, length), np.float32), np.zeros((b, length), bool)
     kinds = np.full((b, 24), -1, np.int64)
-    for i, qas in enumerate(lists):
-        at, n, j = 0, 0, 0
-        while j < len(qas):
-            turns = 2 if rng.random() < 0.12 and j + 1 < len(qas) else 1
+    for i, dialogues in enumerate(lists):
+        at, n = 0, 0
+        for turns in dialogues:
             line, parts = [], []
-            for turn, qa in enumerate(qas[j : j + turns]):
+            for turn, qa in enumerate(turns):
                 answer, is_key = tokens.answer(qa)
-                line += tokens.question(qa.question, turn == 0)
+                line += tokens.question(qa.question, turn == 0, base[i] > len(tokens.prefix))
                 parts.append((len(line), answer, is_key, qa.kind))
-                line += answer if turn + 1 == turns else answer[:-1]
-            j += turns
+                line += answer if turn + 1 == len(turns) else answer[:-1]
             if at + len(line) - 1 > length:
                 continue
             m = len(line) - 1  # the last <|im_end|> is a target only
@@ -182,13 +205,29 @@ class Batches(torch.utils.data.IterableDataset):
             yield self.batch(name, size, rng)
 
     def batch(self, name: str, size: int, rng) -> dict:
-        if name == "large":
+        if name == "text":
+            made = self.text(size, rng)
+        elif name == "large":
             made = self.large(size, rng)
         elif name.startswith("m5"):
             made = self.mosaic(size, rng)
         else:
             made = self.windows(name, size, rng)
         return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in made.items()} | {"recipe": name}
+
+    def _mode(self, rng, usual: dict[str, float]) -> str:
+        modes = self.phase.get("modes", usual)
+        p = np.asarray(list(modes.values()))
+        return str(rng.choice(list(modes), p=p / p.sum()))
+
+    def _ask(self, scene: S.Scene, rng) -> list:
+        return Q.dialogues(scene, rng, self.phase.get("n_questions", 5), self.phase.get("weights"))
+
+    def text(self, size: int, rng) -> dict:
+        """Questions without a picture."""
+        lists = [Q.dialogues(None, rng, self.phase.get("n_questions", 5)) for _ in range(size)]
+        made = pack(self.tokens, lists, self.phase["qa_tokens"], [3] * size, rng)
+        return made | {"image_pos": np.zeros((size, 0), np.int64)}
 
     def windows(self, name: str, size: int, rng) -> dict:
         """Windows of pictures of one tile.
@@ -197,14 +236,23 @@ class Batches(torch.utils.data.IterableDataset):
         "e" behind it: no questions, for the dense targets alone; "f": the ViT stays as it is.
         """
         cells, k = int(name[1:].rstrip("ef").split("x")[0]), 2 if name.endswith("x2") else 1
-        asks = not name.endswith("e")
+        asks = "e" not in name
         last = 14 - cells
         edge = [
             last == 0 or rng.random() < 1.4 / (last + 1) for _ in range(2)
         ]  # the last row or column has one patch less
         h, w = (2 * cells - 1 if edge[0] else 2 * cells), (2 * cells - 1 if edge[1] else 2 * cells)
         side = (TILE if last == 0 else 14 * w, TILE if last == 0 else 14 * h)
-        most = {3: 1, 5: 3, 9: 4, 14: 5}.get(cells, 4)
+        most = {3: 1, 5: 3, 9: 5, 14: 6}.get(cells, 4)
+        sizes = {3: (34, 60), 5: (34, 100)}.get(cells, (34, 130))
+        usual = {
+            "distinct": 0.24,
+            "count": 0.02 if cells < 9 else 0.3,
+            "text": 0.42,
+            "things": 0.26,
+            "empty": 0.03,
+            "unknown": 0.03,
+        }
         pixels, rows, cols, lab, lists, image_pos, base = [], [], [], [], [], [], []
         for _ in range(size):
             scenes = []
@@ -214,30 +262,28 @@ class Batches(torch.utils.data.IterableDataset):
             for v in range(k):
                 r = last if edge[0] else int(rng.integers(0, last))
                 c = last if edge[1] else int(rng.integers(0, last))
-                mode, limit = None, most
+                mode, limit = self._mode(rng, usual), most
                 if k == 2:
                     mode, limit = (
                         ("text", 0)
                         if (v == 0) == text_first
-                        else (("distinct", "count")[int(rng.random() < 0.3)], most)
+                        else (("distinct", "things")[int(rng.random() < 0.3)], most)
                     )
-                elif "modes" in self.phase:
-                    mode = str(rng.choice(list(self.phase["modes"]), p=list(self.phase["modes"].values())))
-                elif rng.random() < {3: 0.45, 5: 0.25}.get(cells, 0.5 if not asks else 0.3):
-                    mode = "text"
                 scene = S.compose(
                     int(rng.integers(S.TRAIN_SEEDS.stop)),
                     width=side[0],
                     height=side[1],
                     origin=(28 * c, 28 * r),
                     mode=mode,
-                    closed_words=False,
                     most=limit,
+                    text_sizes=sizes,
                 )
                 scenes.append(scene)
-                pixels.append(S.render(scene)[: 14 * h, : 14 * w])
+                drawn = self._framed(scene, rng) if last == 0 else (scene, render(scene))
+                scenes[-1] = drawn[0]
+                pixels.append(drawn[1][: 14 * h, : 14 * w])
                 rows.append(2 * r), cols.append(2 * c)
-                lab.append(scene_labels(scene, h, w))
+                lab.append(scene_labels(drawn[0], h, w))
                 cell = (r + np.arange(cells))[:, None] * 14 + c + np.arange(cells)[None]
                 image_pos.append(3 + 196 * at[v] + cell.reshape(-1))
             base.append(3 + 196 * total)
@@ -247,11 +293,12 @@ class Batches(torch.utils.data.IterableDataset):
             if k == 2:
                 whole = dataclasses.replace(
                     scenes[0],
-                    shapes=scenes[0].shapes + scenes[1].shapes,
-                    text=scenes[0].text or scenes[1].text,
+                    items=scenes[0].items + scenes[1].items,
+                    texts=scenes[0].texts or scenes[1].texts,
+                    unknown=False,
                     grid=(2, 2),
                 )
-            lists.append(Q.questions(whole, rng, self.phase.get("n_questions", 5), self.phase.get("weights")))
+            lists.append(self._ask(whole, rng))
         out = {
             "pixels": np.stack(pixels),
             "rows": np.asarray(rows),
@@ -262,6 +309,26 @@ class Batches(torch.utils.data.IterableDataset):
         out |= {key: np.stack([x[key] for x in lab]) for key in lab[0]}
         return out | pack(self.tokens, lists, self.phase["qa_tokens"], base, rng) if asks else out
 
+    @staticmethod
+    def _framed(scene: S.Scene, rng) -> tuple[S.Scene, np.ndarray]:
+        """Some pictures are not square: drawn again as a piece of the tile, between black bars."""
+        if rng.random() > 0.3:
+            return scene, render(scene)
+        short = int(rng.uniform(0.5, 0.97) * TILE)
+        size = (TILE, short) if rng.random() < 0.5 else (short, TILE)
+        mode = "text" if scene.texts else "count" if len(scene.items) > 2 else "distinct"
+        inner = S.compose(
+            int(rng.integers(S.TRAIN_SEEDS.stop)), width=size[0], height=size[1], frame=size, mode=mode
+        )
+        dx, dy = (TILE - size[0]) // 2, (TILE - size[1]) // 2
+        canvas = np.zeros((TILE, TILE, 3), np.uint8)
+        canvas[dy : dy + size[1], dx : dx + size[0]] = render(inner)
+        items = tuple(dataclasses.replace(i, cx=i.cx + dx, cy=i.cy + dy) for i in inner.items)
+        texts = tuple(dataclasses.replace(t, x=tuple(x + dx for x in t.x), y=t.y + dy) for t in inner.texts)
+        return dataclasses.replace(
+            inner, items=items, texts=texts, width=TILE, height=TILE, frame=size, origin=(-dx, -dy)
+        ), canvas
+
     def mosaic(self, size: int, rng) -> dict:
         """Four windows of five tokens a side of one scene, and nothing between: many objects, few tokens."""
         pixels, rows, cols, lab, lists, image_pos = [], [], [], [], [], []
@@ -270,24 +337,30 @@ class Batches(torch.utils.data.IterableDataset):
             bottom, right = (int(rng.integers(a + 5, 9)) for a in (top, left))
             corners = [(top, left), (top, right), (bottom, left), (bottom, right)]
             background = S.random_background(rng)
+            while len(S.visible_colours(background)) < 4:
+                background = S.random_background(rng)
             colours = S.visible_colours(background)
-            roll, n = rng.random(), int(rng.integers(1, 5))
+            finish = S.pick(rng, S.FINISHES)
+            roll, n = rng.random(), int(rng.integers(1, 6))
             if roll < self.phase.get("modes", {}).get("count", 0.4):
-                target = S.pick(rng, S.SHAPES)
-                others = [k for k in S.SHAPES if k != target]
-                kinds = [target] * n + [S.pick(rng, others) for _ in range(int(rng.integers(0, 3)))]
-                wanted = [(k, S.pick(rng, colours)) for k in kinds]
+                target, colour = S.pick(rng, SHAPES), S.pick(rng, colours)
+                uniform = rng.random() < 0.45
+                others = [k for k in SHAPES if k != target]
+                wanted = [(target, colour if uniform else S.pick(rng, colours)) for _ in range(n)]
+                wanted += [
+                    (S.pick(rng, others), S.pick(rng, colours)) for _ in range(int(rng.integers(0, 3)))
+                ]
             else:
-                n = n if roll < 0.8 else int(rng.integers(0, 3))
-                kinds = rng.permutation(len(S.SHAPES))[:n]
+                n = min(n, 4) if roll < 0.85 else int(rng.integers(0, 3))
+                kinds = rng.permutation(len(SHAPES))[:n]
                 wanted = [
-                    (S.SHAPES[k], colours[c])
+                    (SHAPES[k], colours[c])
                     for k, c in zip(kinds, rng.permutation(len(colours)), strict=False)
                 ]
-            text_at = int(rng.integers(4)) if roll >= 0.8 else -1
+            text_at = int(rng.integers(4)) if roll >= 0.85 else -1
             room = [v for v in range(4) if v != text_at] * 2
             places = rng.permutation(len(room))[: len(wanted)]
-            shapes, text = [], None
+            items, texts = [], ()
             for v, (r, c) in enumerate(corners):
                 scene = S.compose(
                     int(rng.integers(S.TRAIN_SEEDS.stop)),
@@ -295,18 +368,19 @@ class Batches(torch.utils.data.IterableDataset):
                     height=140,
                     origin=(28 * c, 28 * r),
                     mode="text" if v == text_at else "distinct",
-                    closed_words=False,
-                    wanted=[w for w, p in zip(wanted, places, strict=True) if room[p] == v],
+                    wanted=[w for w, p in zip(wanted, places, strict=False) if room[p] == v],
                     background=background,
+                    finish=finish,
+                    text_sizes=(34, 80),
                 )
-                pixels.append(S.render(scene))
+                pixels.append(render(scene))
                 rows.append(2 * r), cols.append(2 * c)
                 lab.append(scene_labels(scene, 10, 10))
                 image_pos.append((3 + (r + np.arange(5))[:, None] * 14 + c + np.arange(5)[None]).reshape(-1))
-                shapes += [dataclasses.replace(s, cx=s.cx + 28 * c, cy=s.cy + 28 * r) for s in scene.shapes]
-                text = text or scene.text
-            whole = S.Scene(TILE, TILE, background, tuple(shapes), text, (0, 0), (TILE, TILE))
-            lists.append(Q.questions(whole, rng, self.phase.get("n_questions", 5), self.phase.get("weights")))
+                items += [dataclasses.replace(s, cx=s.cx + 28 * c, cy=s.cy + 28 * r) for s in scene.items]
+                texts = texts or scene.texts
+            whole = S.Scene(TILE, TILE, background, tuple(items), texts, (0, 0), (TILE, TILE))
+            lists.append(self._ask(whole, rng))
         out = {
             "pixels": np.stack(pixels),
             "rows": np.asarray(rows),
@@ -319,32 +393,25 @@ class Batches(torch.utils.data.IterableDataset):
 
     def large(self, size: int, rng) -> dict:
         """Whole pictures of several tiles, all of a batch with the same number of views."""
-        grids = ([(2, 1), (1, 2)], [(3, 1), (1, 3)], [(2, 2)])[int(rng.choice(3, p=[0.45, 0.2, 0.35]))]
+        grids = ([(2, 1), (1, 2)], [(3, 1), (1, 3)], [(2, 2)])[int(rng.choice(3, p=[0.6, 0.15, 0.25]))]
         pixels, lists, image_pos, base, lab = [], [], [], [], []
         for _ in range(size):
-            scene = S.compose(
-                int(rng.integers(S.TRAIN_SEEDS.stop)), large=True, closed_words=False, grids=grids
-            )
-            seen = views(S.render(scene))
+            mode = self._mode(rng, {"distinct": 0.3, "count": 0.15, "text": 0.35, "things": 0.1, "menu": 0.1})
+            scene = S.compose(int(rng.integers(S.TRAIN_SEEDS.stop)), large=True, grids=grids, mode=mode)
+            seen = views(render(scene))
             total = len(seen)
             pixels.append(seen)
             image_pos.append(3 + np.arange(196 * total))
-            lists.append(Q.questions(scene, rng, self.phase.get("n_questions", 5), self.phase.get("weights")))
+            lists.append(self._ask(scene, rng))
             base.append(3 + 196 * total)
             cols, rows = scene.grid
             scale, _, _, left, top = placement(scene.width, scene.height, cols, rows)
             for v in range(total):
-                glyphs = []
-                if v and scene.text is not None:
+                lines = []
+                if v:
                     ox, oy = ((v - 1) % cols) * TILE - left, ((v - 1) // cols) * TILE - top
-                    t = scene.text
-                    glyphs = [
-                        (ch, i + 1, x * scale - ox, t.y * scale - oy, 12, 0.36 * t.font_size * scale)
-                        for i, (ch, x) in enumerate(zip(t.string, t.x, strict=True))
-                    ]
-                    if not 0 <= glyphs[0][2] < TILE or not 0 <= glyphs[0][3] < TILE:
-                        glyphs = []
-                lab.append(labels([], glyphs, 27, 27, []))
+                    lines = [glyphs(t, scale, ox, oy) for t in scene.texts]
+                lab.append(labels((), lines, 27, 27, []))
         out = {
             "pixels": np.concatenate(pixels),
             "rows": np.zeros(size * total, np.int64),

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from bluelm_gguf.demo import scenes as S
 from training.data import CELL_SIZES, PATCH_SIZES
 from training.model import PATCH, SIDE, Config, Demo
 from training.tokenizer import save_pretrained
+from training.world import scenes as S
+from training.world.drawing import render
 
 
 def load(run: Path, checkpoint: str = "last.pt", ema: bool = True) -> Demo:
@@ -124,7 +125,7 @@ def check(model: Demo, text: dict, vision: dict) -> tuple[float, float]:
     llama = LlamaForCausalLM(LlamaConfig(**text)).eval()
     llama.load_state_dict(llm_tensors(model))
     pixels = (
-        torch.from_numpy(np.stack([S.render(S.compose(S.EVAL_SEEDS.start + i)) for i in range(2)])).float()
+        torch.from_numpy(np.stack([render(S.compose(S.EVAL_SEEDS.start + i)) for i in range(2)])).float()
         / 127.5
         - 1
     )

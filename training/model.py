@@ -24,7 +24,7 @@ class Config:
     vit_ffn: int = 768
     proj_hidden: int = 768
     llm_width: int = 256
-    llm_layers: int = 4
+    llm_layers: int = 5
     llm_heads: int = 4
     llm_ffn: int = 512
     vocab: int = 0
@@ -233,6 +233,8 @@ class Demo(nn.Module):
             for b in blocks:
                 for name in names:
                     getattr(b, name).weight.mul_(0.5 / math.sqrt(len(blocks)))
+        for head in (*self.aux.cell.values(), *self.aux.patch.values()):
+            nn.init.zeros_(head.weight)
         nn.init.normal_(self.llm.embed.weight, std=0.5)
         nn.init.normal_(self.llm.head.weight, std=0.02)
         content = c.vit_width - c.pos_dims

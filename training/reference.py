@@ -1,4 +1,4 @@
-"""The torch model behind the API that bluelm_gguf.demo.evaluate asks for: to measure an unconverted run."""
+"""The torch model behind the API that training.world.evaluate asks for: to measure an unconverted run."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class TorchModel:
     def generate(self, prompt: str, *, images=(), max_tokens: int = 32) -> SimpleNamespace:
         """The likeliest answer; without a cache, the prompts being short."""
         llm = self.model.llm
-        image = images[0]
-        ids = list(self.tokens.question(prompt, True))
+        image = images[0] if len(images) else torch.zeros(0, self.model.config.llm_width)
+        ids = list(self.tokens.question(prompt, True, len(images) > 0))
         out: list[int] = []
         prefix = torch.tensor(self.tokens.prefix)
         while len(out) < max_tokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tokenizers import (
     trainers,
 )
 
-from bluelm_gguf.demo.questions import corpus
+from training.world.questions import corpus
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 QWEN2 = (
@@ -32,7 +33,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def train(path: Path, vocab_size: int = 576) -> Tokenizer:
+def train(path: Path, vocab_size: int = 2048) -> Tokenizer:
     tk = Tokenizer(models.BPE())
     tk.normalizer = normalizers.NFC()
     tk.pre_tokenizer = pre_tokenizers.Sequence(
@@ -48,7 +49,7 @@ def train(path: Path, vocab_size: int = 576) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    lines = corpus(np.random.default_rng(0))
+    lines = [re.sub(r'"[^"]*"|\d{2,}', "1", t) for t in corpus(np.random.default_rng(0))]
     tk.train_from_iterator(lines + ["user\n", "assistant\n"] * 200, trainer)
     tk.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,79 +23,62 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bluelm_gguf.demo import questions as Q
 from training import tokenizer as tok
 from training.data import CELL_SIZES, PATCH_SIZES, SKIP, Batches, Tokens
 from training.model import PRESETS, Config, Demo
+from training.warm import start_from
+from training.world import fonts
+from training.world import questions as Q
+from training.world.names import SHAPES
 
-LATE = {  # question weights from phase c on
-    "colour": 1.0,
-    "shape": 0.8,
-    "count": 2.0,
-    "position": 2.0,
-    "number": 1.5,
-    "word": 1.5,
-    "size": 0.3,
-    "side": 0.0,
-    "exists": 0.6,
-    "describe": 0.4,
-}
+LATE = {"count": 3.0, "side": 4.0, "word": 1.5, "number": 2.0, "thing": 3.0, "exists": 0.9}
 # recipes: (probability, name, pictures a batch and rank), see data.py; share: of the whole time;
 # encoder_lr: of ViT and projector, relative to the LLM's; weights: how often each kind of question is asked;
 # modes: how often each kind of scene is drawn.
 PHASES = {
-    "a": {
-        "encoder_lr": 0.6,
-        "share": 0.22,
+    "h": {  # new dense heads on an encoder that stays as it is
+        "encoder_lr": 0.0,
+        "share": 0.02,
         "qa_tokens": 112,
-        "n_questions": 5,
-        "recipes": [(0.4, "w3e", 80), (0.25, "w5e", 36), (0.25, "w5", 36), (0.1, "w5x2", 20)],
+        "recipes": [(0.5, "w3ef", 64), (0.5, "w5ef", 28)],
     },
-    "b": {
-        "encoder_lr": 0.6,
-        "share": 0.07,
-        "qa_tokens": 144,
-        "n_questions": 6,
-        "recipes": [
-            (0.4, "w9", 14),
-            (0.2, "w9e", 16),
-            (0.12, "w9x2", 8),
-            (0.2, "w5", 30),
-            (0.08, "w5x2", 16),
-        ],
-    },
-    "c": {
-        "encoder_lr": 0.4,
-        "share": 0.44,
-        "qa_tokens": 208,
-        "n_questions": 9,
-        "weights": LATE,
-        "recipes": [
-            (0.34, "w14", 6),
-            (0.1, "w14f", 6),
-            (0.2, "m5f", 10),
-            (0.08, "m5", 10),
-            (0.08, "w5x2", 14),
-            (0.07, "w5e", 30),
-            (0.12, "w9e", 12),
-        ],
-    },
-    "d": {
-        "encoder_lr": 0.4,
-        "share": 0.18,
-        "qa_tokens": 176,
-        "n_questions": 8,
-        "weights": LATE,
-        "recipes": [(0.42, "w14", 6), (0.08, "m5f", 10), (0.42, "large", 4), (0.08, "w9e", 12)],
-    },
-    "e": {
+    "v": {
         "encoder_lr": 0.5,
-        "share": 0.09,
-        "qa_tokens": 176,
-        "n_questions": 8,
-        "weights": LATE | {"count": 4.0, "colour": 0.4, "shape": 0.6, "position": 0.8},
-        "modes": {"count": 0.45, "text": 0.35, "distinct": 0.2},
-        "recipes": [(0.68, "w14", 7), (0.06, "m5", 10), (0.18, "large", 4), (0.08, "w9e", 12)],
+        "share": 0.3,
+        "qa_tokens": 112,
+        "recipes": [(0.45, "w3e", 64), (0.4, "w5e", 28), (0.15, "w9e", 9)],
+    },
+    "l": {  # language, counting, sides: the decoder learns to read what the encoder sees
+        "encoder_lr": 0.5,
+        "share": 0.4,
+        "qa_tokens": 320,
+        "n_questions": 14,
+        "recipes": [
+            (0.42, "m5f", 7),
+            (0.08, "w5f", 10),
+            (0.08, "w9f", 5),
+            (0.14, "w14f", 4),
+            (0.06, "text", 8),
+            (0.12, "w3e", 96),
+            (0.10, "w5e", 40),
+        ],
+    },
+    "m": {  # more sides and counts, whole tiles, pictures of several tiles
+        "encoder_lr": 0.3,
+        "share": 0.28,
+        "qa_tokens": 320,
+        "n_questions": 14,
+        "weights": LATE,
+        "recipes": [
+            (0.44, "m5f", 7),
+            (0.05, "w5f", 10),
+            (0.05, "w9f", 5),
+            (0.24, "w14f", 4),
+            (0.05, "large", 2),
+            (0.05, "text", 8),
+            (0.06, "w3e", 96),
+            (0.06, "w5e", 40),
+        ],
     },
 }
 
@@ -174,32 +157,39 @@ def aux_loss(model: Demo, features, z, batch, large: bool) -> tuple[torch.Tensor
     heads, logs = model.aux, {}
     total = z.new_zeros((), dtype=torch.float32)
     y = heads.cell_norm(z)
-    for name in ("char", "ord") if large else CELL_SIZES:
+    text_only = ("char", "next", "ord")
+    for name in text_only if large else CELL_SIZES:
         target = batch["c_" + name].reshape(-1)
         logits = heads.cell[name](y).reshape(-1, CELL_SIZES[name]).float()
-        if name in ("size", "region"):
+        if name in ("size", "region", "col", "row"):
             keep = target != SKIP
             if keep.any():
-                total = total + 0.4 * F.cross_entropy(logits[keep], target[keep])
+                total = total + 0.3 * F.cross_entropy(logits[keep], target[keep])
                 logs[name] = (logits[keep].argmax(-1) == target[keep]).float().mean().item()
             continue
-        total = total + F.cross_entropy(logits, target, weight=weighted(CELL_SIZES[name], 0.8, z.device))
+        loss = F.cross_entropy(
+            logits, target, weight=weighted(CELL_SIZES[name], 0.8, z.device), ignore_index=SKIP
+        )
+        total = total + loss * (0.5 if name == "next" else 1.0)
         on = target > 0
         if on.any():
             logs[name] = (logits[on].argmax(-1) == target[on]).float().mean().item()
-        if name == "shape":
+        if name == "kind":
             logs["false"] = (logits[~on].argmax(-1) > 0).float().sum().item() / max(1, on.sum().item())
+            thing = target > len(SHAPES)
+            if thing.any():
+                logs["thing"] = (logits[thing].argmax(-1) == target[thing]).float().mean().item()
     if not large:
         f = heads.patch_norm(features)
-        for name, weight in (("shape", 0.5), ("colour", 0.3), ("char", 0.5)):
+        for name, weight in (("kind", 0.5), ("colour", 0.3), ("char", 0.5)):
             target = batch["p_" + name].reshape(-1)
             logits = heads.patch[name](f).reshape(-1, PATCH_SIZES[name]).float()
             total = total + weight * F.cross_entropy(
-                logits, target, weight=weighted(PATCH_SIZES[name], 0.25, z.device)
+                logits, target, weight=weighted(PATCH_SIZES[name], 0.25, z.device), ignore_index=SKIP
             )
-            if name == "shape" and (target > 0).any():
+            if name == "kind" and (target > 0).any():
                 logs["patch"] = (logits.argmax(-1) == target)[target > 0].float().mean().item()
-        on = batch["p_shape"] > 0
+        on = batch["p_kind"] > 0
         if on.any():
             off = heads.patch["off"](f)[on].float()
             total = total + 0.5 * F.smooth_l1_loss(off, batch["p_off"][on])
@@ -212,16 +202,24 @@ def prefix_dtype(model: Demo) -> torch.dtype:
 
 def forward(model: Demo, batch, prefix):
     large = batch["recipe"] == "large"
+    if batch["recipe"] == "text":
+        z = torch.zeros(batch["ids"].shape[0], 0, model.config.llm_width, dtype=prefix_dtype(model))
+        return answer_loss(model, z, batch, prefix, z.sum(), {})
     pixels = batch["pixels"].float().div_(127.5).sub_(1.0).to(prefix_dtype(model))
     frozen = large or batch["recipe"].endswith("f")
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         features = model.vit(pixels, batch["rows"], batch["cols"])
-    z = model.proj(features)
-    aux, logs = aux_loss(model, features, z, batch, large)
-    if "ids" not in batch:
+        z = model.proj(features)
+    asks = "ids" in batch
+    aux, logs = (z.sum() * 0, {}) if frozen and asks else aux_loss(model, features, z, batch, large)
+    if not asks:
         return torch.zeros(()), aux, logs, {}
+    return answer_loss(model, z.reshape(batch["ids"].shape[0], -1, z.shape[-1]), batch, prefix, aux, logs)
+
+
+def answer_loss(model: Demo, image, batch, prefix, aux, logs):
+    """image [B, N, n_embd] -> (loss of the answers, aux, logs, right and asked by kind)"""
     b = batch["ids"].shape[0]
-    image = z.reshape(b, -1, z.shape[-1])
     h = model.answer_states(image, batch["image_pos"], prefix, batch["ids"], batch["pos"], batch["seg"])
     on = batch["weight"] > 0
     logits = model.llm.head(h[on]).float()
@@ -230,9 +228,9 @@ def forward(model: Demo, batch, prefix):
     with torch.no_grad():
         right = logits.argmax(-1) == target
         key = batch["key"][on]
-        row = torch.arange(b, device=z.device)[:, None].expand_as(batch["seg"])[on]
+        row = torch.arange(b, device=h.device)[:, None].expand_as(batch["seg"])[on]
         group = row * 24 + batch["seg"][on]
-        good = torch.ones(b * 24, device=z.device).scatter_reduce(0, group[key], right[key].float(), "amin")
+        good = torch.ones(b * 24, device=h.device).scatter_reduce(0, group[key], right[key].float(), "amin")
         kinds = batch["kinds"].reshape(-1)
         counts = {k: (good[kinds == i].sum().item(), int((kinds == i).sum())) for i, k in enumerate(Q.KINDS)}
     return loss, aux, logs, counts
@@ -249,7 +247,7 @@ class Ranks:
     """
 
     def __init__(self, count: int, size: int):
-        context = torch.multiprocessing.get_context("spawn")
+        context = torch.multiprocessing.get_context("fork")
         self.count, self.barrier = count, context.Barrier(count)
         self.slots = torch.zeros(2, count, size).share_memory_()
 
@@ -269,6 +267,8 @@ def parse_phases(text: str | None, minutes: float) -> list[tuple[str, float]]:
 
 def train(args) -> None:
     """Starts one process, or --ranks processes on a CPU."""
+    if args.assets:
+        fonts.use_assets(Path(args.assets))
     if args.ranks == 1:
         return train_rank(0, args, None)
     size = sum(
@@ -284,7 +284,9 @@ def train(args) -> None:
             PATCH_SIZES,
         ).parameters()
     )
-    torch.multiprocessing.spawn(train_rank, (args, Ranks(args.ranks, size + 1)), nprocs=args.ranks)
+    torch.multiprocessing.start_processes(
+        train_rank, (args, Ranks(args.ranks, size + 1)), nprocs=args.ranks, start_method="fork"
+    )
 
 
 def tokenizer_of(run: Path):
@@ -321,10 +323,12 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
         ema = {k: v.clone() for k, v in saved["ema"].items()}
         done, steps, pictures, resumed = saved["minutes"], saved["steps"], saved["pictures"], True
     else:
-        probe = Batches(str(run / "tokenizer.json"), PHASES["a"], 1)
+        probe = Batches(str(run / "tokenizer.json"), PHASES["v"], 1)
         probe.tokens = Tokens(tk)
-        sample = probe.batch("w5", 64, np.random.default_rng(7))["pixels"].float() / 127.5 - 1
+        sample = probe.batch("w5e", 64, np.random.default_rng(7))["pixels"].float() / 127.5 - 1
         model.cpu().initialise(sample)
+        if args.start_from:
+            print(start_from(model, Path(args.start_from), tk))
         model.to(device)
         optimiser = Muon(model, args.lr, args.muon_scale)
     params, aux_params = list(model.parameters()), list(model.aux.parameters())
@@ -410,7 +414,7 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
                     p.grad = g.view(p.shape)
             norm = torch.nn.utils.clip_grad_norm_(params, 2.0)
             left = 1 - done / total
-            factor = min(1.0, (steps + 1) / 150, (steps - phase_start + 30) / 60) * min(
+            factor = min(1.0, (steps + 1) / 60, (steps - phase_start + 15) / 60) * min(
                 1.0, 0.02 + left / args.decay
             )
             if torch.isfinite(norm):
@@ -433,7 +437,7 @@ def train_rank(rank: int, args, ranks: Ranks | None) -> None:
                 pair[0] += good
                 pair[1] += count
             now = time.time()
-            done += (now - t_step) / 60
+            done += min(now - t_step, 20.0) / 60  # a stopped process does not age
             t_step = now
             if now - t_log > args.log_seconds:
                 mean = [np.nanmean(column) for column in zip(*sums, strict=True)]
@@ -462,9 +466,9 @@ def export(args) -> None:
 
 
 def measure(args) -> None:
-    """The table of bluelm_gguf.demo.evaluate for the torch model."""
-    from bluelm_gguf.demo.evaluate import evaluate
+    """The table of training.world.evaluate for the torch model."""
     from training.reference import TorchModel
+    from training.world.evaluate import evaluate
 
     torch.set_num_threads(args.threads)
     report = evaluate(
@@ -486,6 +490,10 @@ def main() -> None:
     sub = parser.add_subparsers(required=True)
     p = sub.add_parser("train")
     p.add_argument("--out", required=True, help="folder of the run: checkpoints, log, tokenizer")
+    p.add_argument(
+        "--start-from", help="folder of a converted pair, or RUN/last.pt, whose weights are the start"
+    )
+    p.add_argument("--assets", default="", help="folder that training/assets.py wrote: more sets of emoji")
     p.add_argument("--preset", choices=list(PRESETS))
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     p.add_argument("--minutes", type=float, default=100)
