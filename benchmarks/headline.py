@@ -82,12 +82,7 @@ def without_amx(results: Results, side: str) -> str:
         if side == "llama.cpp":
             return encode(results, side, 8)
         return _seconds(level, times[level]) if side == "bluelm-gguf" else ""
-    few = results["levels"]
-    name = {"llama.cpp": "llama.cpp bf16", "bluelm-gguf": f"ours {level}"}.get(side)
-    if few is None or name not in few["cpu_ms"]:
-        return ""
-    kind = name.split(" ", 1)[1].removesuffix(" at avx512-vnni")
-    return f"{few['cpu_ms'][name] / 1e3:.2f} s of CPU time, {few['blocks']} of 27 blocks ({kind})"
+    return ""
 
 
 def cosine(results: Results, side: str) -> str:

@@ -178,7 +178,7 @@ def levels(kind: str) -> str:
 
 def summary() -> str:
     """The README's table."""
-    names = ("peers-encode", "peers-fidelity", "peers-llm", "stock-3b", "levels")
+    names = ("peers-encode", "peers-fidelity", "peers-llm", "stock-3b")
     measured = {kind: {name: load(kind, name) for name in names} for kind in kinds()}
     return headline.table({kind: found for kind, found in measured.items() if found["peers-encode"]})
 

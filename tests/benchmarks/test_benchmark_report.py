@@ -95,7 +95,6 @@ def results_of(cpu_level: str, ms: dict[str, float]) -> dict[str, object]:
         "peers-llm": {"machine": machine, "runs": [peers_run(llm, layers=0)]},
         "peers-fidelity": {"machine": machine, "runs": [{"cosines": cosines}]},
         "stock-3b": {"memory_mib": {"ours q8_0": 1024.0, "llama.cpp q8_0": 3072.0, "llama.cpp f16": 2048.0}},
-        "levels": None,
     }
 
 
@@ -123,15 +122,6 @@ def test_the_table_of_the_readme() -> None:
     )
     assert both[0].endswith("| AMD Zen 4: llama.cpp | OpenVINO | bluelm-gguf |")
     assert both[-1].count("2026-01-02") == 2
-
-
-def test_equal_instructions_from_fewer_blocks() -> None:
-    """Where no level took part beside the peers, levels.json says what both sides took."""
-    results = results_of("amx", {"ours q8_0": 200.0, "llama.cpp f16": 1000.0})
-    results["levels"] = {"cpu": "X", "blocks": 9, "threads": 1,
-                         "cpu_ms": {"llama.cpp bf16": 3000, "ours q8_0 at avx512-vnni": 500}}  # fmt: skip
-    row = "3.00 s of CPU time, 9 of 27 blocks (bf16) |  | 0.50 s of CPU time, 9 of 27 blocks (q8_0)"
-    assert row in headline.table({"xeon-amx": results})
 
 
 LIMITS = {"bandwidth_gbs": 10.0, "int8_gops": 2000.0, "bf16_gflops": 1000.0, "f32_gflops": 0.0}
