@@ -337,7 +337,13 @@ def load() -> ctypes.CDLL:
         raise errors.NativeError(
             f"{path} has ABI {found}, bluelm_gguf needs ABI {ABI_VERSION}: reinstall the package with pip"
         )
-    for name in ("bluelm_build_info", "bluelm_cpu_level", "bluelm_last_error", "bluelm_llm_kernels_name"):
+    for name in (
+        "bluelm_build_info",
+        "bluelm_cpu_level",
+        "bluelm_last_error",
+        "bluelm_llm_kernels_name",
+        "bluelm_mtmd_best_device",
+    ):
         getattr(lib, name).argtypes = []
         getattr(lib, name).restype = c_char_p
     lib.bluelm_status_name.argtypes = [c_int32]
@@ -365,6 +371,12 @@ def load() -> ctypes.CDLL:
 def llm_kernels_name() -> str:
     """The matmul kernels that language models loaded from now on get; "" for llama.cpp's own."""
     name: bytes = load().bluelm_llm_kernels_name()
+    return name.decode()
+
+
+def mtmd_device() -> str:
+    """The ggml device that libmtmd's encoders get: "BLUELM", or "" for ggml's CPU backend."""
+    name: bytes = load().bluelm_mtmd_best_device()
     return name.decode()
 
 

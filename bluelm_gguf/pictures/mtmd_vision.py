@@ -70,7 +70,8 @@ class MtmdVision(VisionFile):
         n_threads: Of the encoder.
         head: The file's head, if it was read and checked before.
         cache: Where encoded pictures are looked for, and kept.
-        device: Name of a ggml device that computes; "": ggml's CPU backend.
+        device: Name of the ggml device that computes: "BLUELM" for our kernels, "" for ggml's CPU backend. None:
+            what is faster here, or "" if the environment's BLUELM_MTMD_DEVICE is 0.
         free_weights: Whether the weights leave memory after each picture, and are read again for the next.
         verbose: Let libmtmd's log through to stderr.
 
@@ -91,7 +92,7 @@ class MtmdVision(VisionFile):
         n_threads: int = 1,
         head: GgufHead | None = None,
         cache: EmbeddingCache | None = None,
-        device: str = "",
+        device: str | None = None,
         free_weights: bool = False,
         verbose: bool = False,
     ) -> None:
@@ -105,7 +106,9 @@ class MtmdVision(VisionFile):
         _native.check(self._lib.bluelm_mtmd_params_default(_native.byref(params)))
         params.n_threads = n_threads
         params.verbose = int(verbose)
-        params.device = device.encode() or None
+        self.device = _native.mtmd_device() if device is None else device
+        """The ggml device that computes; "": ggml's CPU backend."""
+        params.device = self.device.encode() or None
         self._free_weights = free_weights
         self._weights = _MtmdWeights(self.path, llm, params)
         with self._weights.use() as handle:
@@ -122,7 +125,9 @@ class MtmdVision(VisionFile):
         self.prompt: tuple[str, str] = ("", "")
         self.image_token = ""
         self.last_profile: Mapping[str, float] = {}
-        self._arithmetic = f"libmtmd of llama-cpp-python {_native.llama_cpp_version()}, {device or 'CPU'}"
+        precision = os.environ.get("BLUELM_DEVICE_PRECISION", "int8")
+        kernels = f"{self.device}, {_native.cpu_level()}, {precision}" if self.device else "CPU"
+        self._arithmetic = f"libmtmd of llama-cpp-python {_native.llama_cpp_version()}, {kernels}"
         self._n_vocab = llm.n_vocab
         known = PROJECTORS.get(kind)
         self.overview = known.overview if known is not None else None

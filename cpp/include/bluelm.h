@@ -276,7 +276,8 @@ typedef struct bluelm_mtmd_params {
     int32_t n_threads;                           // 1..512
     int32_t image_min_tokens, image_max_tokens;  // of projectors with views of any size; <= 0: the file's
     int32_t verbose;                             // 1: libmtmd's log goes to stderr
-    const char* device;                          // name of a ggml device; NULL: ggml's CPU backend
+    // Name of the ggml device that computes; "BLUELM": this library's own kernels. NULL: ggml's CPU backend.
+    const char* device;
 } bluelm_mtmd_params;
 
 typedef struct bluelm_mtmd_info {
@@ -295,6 +296,9 @@ typedef struct bluelm_mtmd_piece {
 } bluelm_mtmd_piece;
 
 BLUELM_API bluelm_status bluelm_mtmd_params_default(bluelm_mtmd_params* out);
+// The device worth taking on this CPU: "BLUELM", or "" for ggml's CPU backend, also where the environment
+// variable BLUELM_MTMD_DEVICE is 0. Static.
+BLUELM_API const char* bluelm_mtmd_best_device(void);
 // Loads a vision file for a language model, which must outlive the handle. progress may be NULL; its stage is
 // ENCODE, its numbers percent.
 // Errors: FORMAT (with libmtmd's reason), UNSUPPORTED (no pictures), MISMATCH (another width), CANCELLED.

@@ -1,9 +1,11 @@
 // The C API of libmtmd's encoders: argument checks, nothing else.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/error.h"
 #include "bluelm.h"
+#include "device/device.h"
 #include "mtmd/mtmd_vision.h"
 
 struct bluelm_mtmd {
@@ -44,6 +46,17 @@ bluelm_status bluelm_mtmd_params_default(bluelm_mtmd_params* out) {
         require(out != nullptr, "out is NULL");
         *out = {sizeof(bluelm_mtmd_params), 1, 0, 0, 0, nullptr};
     });
+}
+
+const char* bluelm_mtmd_best_device(void) {
+    const char* wanted = std::getenv("BLUELM_MTMD_DEVICE");
+    if (wanted && std::strcmp(wanted, "0") == 0) return "";
+    try {
+        bluelm::encoder_device();
+        return bluelm::encoder_device_is_fast() ? "BLUELM" : "";
+    } catch (...) {  // another ggml, or an unknown level, which others tell
+        return "";
+    }
 }
 
 bluelm_status bluelm_mtmd_init(const char* path, const llama_model* llm, const bluelm_mtmd_params* params,

@@ -13,8 +13,8 @@ thread_local const DeviceCall* current_call = nullptr;
 
 }  // namespace
 
-DeviceCall::DeviceCall(int n_threads, Progress progress, void* user_data)
-    : n_threads_(n_threads), progress_(progress), user_data_(user_data) {
+DeviceCall::DeviceCall(int n_threads, Progress progress, void* user_data, Kind kind)
+    : n_threads_(n_threads), progress_(progress), user_data_(user_data), kind_(kind) {
     current_call = this;
 }
 

@@ -17,8 +17,11 @@ public:
     // be used again.
     using Progress = bool (*)(float fraction, void* user_data);
 
+    // A rehearsal ends before anything is computed: no weights are packed for it.
+    enum class Kind { kEncode, kRehearsal };
+
     // n_threads 0: BLUELM_THREADS in the environment, or the physical cores. progress NULL: none.
-    DeviceCall(int n_threads, Progress progress, void* user_data);
+    DeviceCall(int n_threads, Progress progress, void* user_data, Kind kind = Kind::kEncode);
     ~DeviceCall();
     DeviceCall(const DeviceCall&) = delete;
     DeviceCall& operator=(const DeviceCall&) = delete;
@@ -27,12 +30,14 @@ public:
     static const DeviceCall* current();
 
     int n_threads() const { return n_threads_; }
+    bool is_rehearsal() const { return kind_ == Kind::kRehearsal; }
     bool report(float fraction) const { return !progress_ || progress_(fraction, user_data_); }
 
 private:
     int n_threads_;
     Progress progress_;
     void* user_data_;
+    Kind kind_;
 };
 
 // Threads of an encode on this thread: those of its DeviceCall, or the environment's, or the physical cores.

@@ -111,7 +111,8 @@ void graph_optimize(ggml_backend_t backend, ggml_cgraph* cgraph, ggml_backend_gr
     guarded([&] {
         Context& context = context_of(backend);
         require_known_layout(context, cgraph);
-        if (context.kernels.is_fast)
+        const DeviceCall* call = DeviceCall::current();
+        if (context.kernels.is_fast && !(call && call->is_rehearsal()))
             pack_weights(Graph(cgraph), context.kernels, context.precision, device_threads());
         return GGML_STATUS_SUCCESS;
     });

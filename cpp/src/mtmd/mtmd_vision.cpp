@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "base/error.h"
+#include "device/device.h"
 #include "ggml-backend.h"
 #include "ggml.h"
 #include "gguf.h"
@@ -61,7 +62,8 @@ mtmd_context_params context_params(const bluelm_mtmd_params& params) {
     mtmd_context_params result = mtmd_context_params_default();
     result.use_gpu = false;
     if (params.device && *params.device) {
-        result.device = ggml_backend_dev_by_name(params.device);
+        const bool is_ours = std::strcmp(params.device, "BLUELM") == 0;
+        result.device = is_ours ? encoder_device() : ggml_backend_dev_by_name(params.device);
         if (!result.device) {
             throw Error(BLUELM_ERR_INVALID_ARGUMENT, format("ggml has no device %s", params.device));
         }
@@ -122,7 +124,7 @@ MtmdPicture::MtmdPicture(const mtmd_context* ctx, const uint8_t* rgb, int32_t wi
 
 MtmdVision::MtmdVision(const std::string& path, const llama_model* llm, const bluelm_mtmd_params& params,
                        bluelm_progress progress, void* user_data)
-    : path_(path), n_embd_(llama_model_n_embd_inp(llm)) {
+    : path_(path), n_embd_(llama_model_n_embd_inp(llm)), n_threads_(params.n_threads) {
     mtmd_context_params wanted = context_params(params);
     start_log(params.verbose != 0);
     const ChildResult tried = run_in_child(
@@ -201,6 +203,7 @@ void MtmdVision::rehearse(const MtmdPicture& picture, size_t i) {
     const ChildResult tried = run_in_child(
         [&] {
             is_child_ = true;
+            const DeviceCall call(n_threads_, nullptr, nullptr, DeviceCall::Kind::kRehearsal);
             return mtmd_encode_chunk(ctx_.get(), chunk) == 0;
         },
         kChildSeconds);
@@ -220,7 +223,10 @@ void MtmdVision::encode(const MtmdPicture& picture, size_t i, bluelm_progress pr
     work_ = 0;
     progress_.begin(progress, user_data, done, total);
     int32_t status = -1;
-    if (progress_.go_on()) status = mtmd_encode_chunk(ctx_.get(), chunk);
+    {
+        const DeviceCall call(n_threads_, nullptr, nullptr);  // `eval` sees to progress on every device
+        if (progress_.go_on()) status = mtmd_encode_chunk(ctx_.get(), chunk);
+    }
     progress_.end();
     if (progress_.is_stopped()) throw Error(BLUELM_ERR_CANCELLED, "encoding was cancelled");
     if (!fault_.empty()) throw Error(BLUELM_ERR_FORMAT, path_ + ": the vision file is damaged: " + fault_);

@@ -67,6 +67,7 @@ private:
     mtmd::context_ptr ctx_;
     MtmdProgress progress_;
     int32_t n_embd_ = 0;
+    const int32_t n_threads_;
     double work_ = 0;        // multiply-adds since the last look at the callback
     bool is_child_ = false;  // inside rehearse(): the graph stands, nothing is computed
     std::string fault_;      // found by observe() in a graph
