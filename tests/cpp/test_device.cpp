@@ -263,6 +263,7 @@ void test_attention() {
         const int64_t d = 8 * uniform(1, 16), heads = uniform(1, 4), shared = round % 4 == 3 ? 2 : 1;
         const int64_t n_q = uniform(1, 150), n_kv = round % 3 == 2 ? uniform(1, 150) : n_q,
                       batch = uniform(1, 2);
+        const int64_t window = uniform(1, 40);
         const int kind = round % 4;  // 0: no mask, 1: windows, 2: any values, 3: no mask, shared K and V
         compare(("attention " + std::to_string(kind)).c_str(), kBf16, [&](Net& net) {
             ggml_tensor* q = net.input(d, heads * shared, n_q, batch);
@@ -271,7 +272,6 @@ void test_attention() {
             if (kind == 1 || kind == 2) {
                 mask = net.input(n_kv, n_q);
                 std::vector<float>& values = net.values(mask);
-                const int64_t window = uniform(1, 40);
                 for (int64_t i = 0; kind == 1 && i < n_q; ++i)
                     for (int64_t j = 0; j < n_kv; ++j)
                         values[static_cast<size_t>(i * n_kv + j)] =
@@ -366,7 +366,9 @@ void test_cancelling() {
     CHECK(net.result() == expected && other.result() == expected);
 }
 
-// Channels of a norm 100 times larger than the others: evened out, int8 keeps its precision.
+// Channels of a norm 100 times larger than the others: evened out, int8 keeps its precision. Two matmuls in a
+// row with an error of kInt8 each give a cosine of 1 - kInt8^2 = 0.9991 at the worst; single rows may have
+// twice that.
 void test_outliers() {
     const uint32_t seed = check::random_engine()();
     const auto build = [](Net& net) {
@@ -380,6 +382,7 @@ void test_outliers() {
     Net expected(false, seed, build), found(true, seed, build);
     CHECK(expected.run() == GGML_STATUS_SUCCESS && found.run() == GGML_STATUS_SUCCESS);
     const std::vector<float> a = found.result(), b = expected.result();
+    double mean = 0;
     for (size_t r = 0; r < 80; ++r) {
         double dot = 0, aa = 0, bb = 0;
         for (size_t i = r * 256; i < (r + 1) * 256; ++i) {
@@ -388,8 +391,10 @@ void test_outliers() {
             bb += double(b[i]) * b[i];
         }
         const double cosine = dot / std::sqrt(aa * bb);
-        CHECK_F(cosine >= 0.9995, "outliers: cosine %.6f of row %zu", cosine, r);
+        CHECK_F(cosine >= 0.998, "outliers: cosine %.6f of row %zu", cosine, r);
+        mean += cosine / 80;
     }
+    CHECK_F(mean >= 0.9995, "outliers: mean cosine %.6f", mean);
 }
 
 void test_memory() {
@@ -409,7 +414,9 @@ void test_memory() {
     w->buffer = none.get();
     CHECK(!ggml_backend_dev_supports_op(device, y));
     w->buffer = nullptr;
+}
 
+void test_dropped_pages() {
     // Packed at the first run; the original is gone then, and comes back when it is written again.
     const uint32_t seed = check::random_engine()();
     ggml_tensor* matrix = nullptr;
@@ -443,6 +450,7 @@ int main() {
         return check::finish();
     }
     test_memory();
+    test_dropped_pages();
     test_linear();
     test_feed_forward();
     test_attention();

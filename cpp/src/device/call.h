@@ -61,7 +61,7 @@ private:
 
     const DeviceCall* call_;
     double total_ = 1, done_ = 0;
-    Clock::time_point asked_ = Clock::now();
+    Clock::time_point asked_;  // long ago: the first node asks
     std::atomic<bool> stopped_{false};
 };
 
