@@ -355,7 +355,9 @@ void test_cancelling() {
         Seen again;
         again.stop_at = stop_at;
         const DeviceCall call(2, progress, &again);
-        CHECK(net.run() == GGML_STATUS_ABORTED);
+        const ggml_status status = net.run();
+        // How often it is asked depends on the machine; the first time is certain.
+        CHECK(status == GGML_STATUS_ABORTED || (stop_at > 1 && again.calls < stop_at));
     }
     CHECK(net.run() == GGML_STATUS_SUCCESS && net.result() == expected);
     // Two at once.
