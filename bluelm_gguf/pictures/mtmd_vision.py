@@ -70,8 +70,8 @@ class MtmdVision(VisionFile):
         n_threads: Of the encoder.
         head: The file's head, if it was read and checked before.
         cache: Where encoded pictures are looked for, and kept.
-        device: Name of the ggml device that computes: "BLUELM" for our kernels, "" for ggml's CPU backend. None:
-            what is faster here, or "" if the environment's BLUELM_MTMD_DEVICE is 0.
+        device: Name of the ggml device that computes: "BLUELM" for our kernels, "" for ggml's CPU backend.
+            None: what is faster here, or "" if the environment's BLUELM_MTMD_DEVICE is 0.
         free_weights: Whether the weights leave memory after each picture, and are read again for the next.
         verbose: Let libmtmd's log through to stderr.
 
