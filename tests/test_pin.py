@@ -1,7 +1,11 @@
-"""llama-cpp-python's version stands in pyproject.toml; everything else reads it there."""
+"""llama-cpp-python's version stands in pyproject.toml; everything else reads it there.
+
+Comments and docstrings may name it: as the version in which something was read.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -32,13 +36,32 @@ def texts(*suffixes: str) -> list[Path]:
     return [p for p in found if p.is_file() and not BUILT & set(p.relative_to(ROOT).parts)]
 
 
+def code(path: Path) -> str:
+    """What a file does: its text without comments, and of Python the constants without docstrings."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix != ".py":
+        comment = r"//.*" if path.suffix in (".h", ".cpp", ".c") else r"#.*"
+        return text if path.suffix in (".json", ".txt") else re.sub(comment, "", text)
+    tree = ast.parse(text)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    statements = {
+        id(node.value)
+        for parent in ast.walk(tree)
+        if isinstance(parent, documented)
+        for node in parent.body
+        if isinstance(node, ast.Expr)
+    }
+    constants = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in statements)
+    return "\n".join(n.value for n in constants if isinstance(n.value, str))
+
+
 @pytest.mark.skipif(not (ROOT / "Makefile").is_file(), reason="no source tree")
 def test_no_second_pin() -> None:
     version = pinned()
     again = [
         path.relative_to(ROOT)
         for path in texts(".py", ".txt", ".cmake", ".json", ".toml", ".sh", ".h", ".cpp")
-        if path.name != "pyproject.toml" and version in path.read_text(encoding="utf-8", errors="replace")
+        if path.name != "pyproject.toml" and version in code(path)
     ]
     assert not again
 

@@ -8,12 +8,12 @@ encoder for sound too, in `clip.vision.projector_type`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 
 from ..errors import ModelFormatError, UnsupportedModelError
 from .head import GgufHead
 
-LLAMA_CPP = "llama.cpp as in llama-cpp-python 0.3.36"
 OWN = "bluelm"
 VISION_WAYS = ("auto", "own", "mtmd")
 Way = Literal["own", "mtmd"]
@@ -168,7 +168,10 @@ def way_of(head: GgufHead, wanted: str = "auto") -> Way:
             f"{head.path}: projector type {name!r} is not supported: {_REFUSED[name]}"
         )
     if name not in PROJECTORS:
-        raise UnsupportedModelError(f"{head.path}: projector type {name!r} is not known to {LLAMA_CPP}")
+        raise UnsupportedModelError(
+            f"{head.path}: projector type {name!r} is not known to llama.cpp as in llama-cpp-python "
+            f"{version('llama-cpp-python')}"
+        )
     return "mtmd"
 
 
