@@ -11,8 +11,6 @@ import tiny_models
 
 from bluelm_gguf.hub.places import Places
 
-REPO = "tiny/pair-GGUF"
-
 
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
@@ -35,7 +33,7 @@ def hub(tiny_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterat
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     with loopback_hub.serve() as served:
-        served.repos[REPO] = loopback_hub.Repo(dict(tiny_files))
+        served.repos[loopback_hub.REPO] = loopback_hub.Repo(dict(tiny_files))
         yield served
 
 

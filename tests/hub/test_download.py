@@ -7,8 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import REPO
-from loopback_hub import Hub, Repo
+from loopback_hub import REPO, Hub, Repo
 
 from bluelm_gguf.errors import Cancelled, HubError
 from bluelm_gguf.hub import hf_cache

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 import tiny_models
-from conftest import REPO
-from loopback_hub import Hub, Repo
+from loopback_hub import REPO, Hub, Repo
 from program import arguments
 from test_stores import lay_hf, lay_lm_studio, lay_ollama
 

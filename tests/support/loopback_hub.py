@@ -20,6 +20,9 @@ from urllib.parse import unquote, urlsplit
 PAGE = b"<!DOCTYPE html><html><body>Please log in to the network.</body></html>"
 LFS_FROM = 10_000  # bytes; smaller files are answered directly, as those in git are
 
+REPO = "tiny/pair-GGUF"
+"""The repository that tests/hub serves."""
+
 
 @dataclass
 class Repo:
