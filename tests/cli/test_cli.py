@@ -79,7 +79,8 @@ def test_run_answers_as_the_library_does(program, files) -> None:
     with Model(files.llm, mmproj=files.mmproj, n_threads=1) as model:
         reply = model.generate("what is this?", images=[files.large], max_tokens=16)
     assert done.stdout == reply.text + "\n"
-    times, memory = done.stderr.splitlines()
+    times, memory, vision = done.stderr.splitlines()
+    assert vision == "vision: projector bluelm, encoder own"
     parts = [part.split()[0] for part in times.split(" | ")]
     assert [part for part in parts if part != "waited"] == ["image", "prefill", "decode", "first"]
     assert memory.startswith("memory: ") and "KV cache" in memory and "process" in memory
@@ -92,7 +93,7 @@ def test_run_json(program, files) -> None:
     assert done.stderr == ""
     (line,) = done.stdout.splitlines()
     found = json.loads(line)
-    assert set(found) == {"text", "finish_reason", "timings", "images", "memory"}
+    assert set(found) == {"text", "finish_reason", "timings", "images", "memory", "vision"}
     assert found["memory"]["kv_cache"] > 0
     assert found["finish_reason"] == "length"
     assert [i["n_tiles"] for i in found["images"]] == [3, 1]
